@@ -1,0 +1,139 @@
+package gateway
+
+import (
+	"context"
+	"time"
+)
+
+// What is on flash only comes back into memory here, as the uplink makes room:
+// in the order of the lane, the lane with priority first, parked leaves passed
+// over.
+//
+// Order hangs on one rule: nothing is read while an older message is still on
+// its way to where it can be read. Such messages were in a commit under way
+// when their link went (they were Out and must become Unread) or when their
+// leaf was unparked (they are stored as Parked). They count as the lane's
+// holdup until the store has been told.
+
+// freed is a stored message that custody no longer holds in memory.
+type freed struct {
+	pos    Position
+	sender *sender
+	park   bool // the sender is parked, and the message does not count as holdup
+}
+
+// freeLocked notes that an entry whose commit is done was recalled meanwhile.
+func (p *Path) freeLocked(e *entry) {
+	s := e.flow.sender
+	x := freed{pos: e.pos, sender: s}
+	if e.after == park && e.parking == s.parking {
+		s.flying[e.flow.lane]--
+		x.park = true
+	}
+	p.toFree = append(p.toFree, x)
+	signal(p.feedC)
+}
+
+// giveBackLocked tells the store what could not be told from within its own
+// calls.
+func (p *Path) giveBackLocked() {
+	for _, x := range p.toFree {
+		p.store.Release(x.park, x.pos)
+		if !x.park {
+			p.lanes[x.pos.Lane].holdup--
+		}
+	}
+	p.toFree = nil
+	for l := range p.lanes {
+		if n := p.lanes[l].toUnpark; n > 0 {
+			p.store.Unpark(Lane(l))
+			p.lanes[l].holdup -= n
+			p.lanes[l].toUnpark = 0
+		}
+	}
+}
+
+// feed reads the backlog whenever there is room for it, until ctx ends.
+func (p *Path) feed(ctx context.Context) {
+	for {
+		select {
+		case <-p.feedC:
+		case <-ctx.Done():
+			return
+		}
+		for l := Lane(0); l < Lanes; {
+			switch more, err := p.feedLane(l); {
+			case err != nil:
+				p.log.Error("cannot read the backlog", "lane", l.String(), "err", err)
+				if !sleep(ctx, time.Second) {
+					return
+				}
+			case more:
+				l = 0 // the lane with priority may have more again
+			default:
+				l++
+			}
+		}
+	}
+}
+
+// feedLane reads one portion of a lane's backlog into memory. more is false when
+// there is none, or no room.
+func (p *Path) feedLane(l Lane) (more bool, err error) {
+	lane := &p.lanes[l]
+	p.mu.Lock()
+	p.giveBackLocked()
+	// Half of the staging bound is left for the lanes with priority and for
+	// live messages of lanes without a backlog.
+	room := int64(p.cfg.StagedBytes)/2 - p.held
+	if l == LaneAlarm {
+		room = int64(p.cfg.StagedBytes) - p.held
+	}
+	if !p.linkUp || lane.holdup > 0 || room <= 0 || p.store.Unread(l) == 0 {
+		p.mu.Unlock()
+		return false, nil
+	}
+	lane.reading = true
+	epoch := p.epoch
+	parked := make(map[string]bool)
+	for id, s := range p.senders {
+		if s.parked {
+			parked[id] = true
+		}
+	}
+	p.mu.Unlock()
+
+	got, err := p.store.Read(l, 256, int(room), func(leaf string) bool { return parked[leaf] })
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lane.reading = false
+	if p.epoch != epoch {
+		// The link or the set of parked leaves changed while we read.
+		for _, g := range got {
+			p.store.Release(false, g.Position)
+		}
+		p.store.Unpark(l)
+		return true, err
+	}
+	for _, g := range got {
+		f := p.flowLocked(g.Message.Leaf, l)
+		e := &entry{m: g.Message, flow: f, size: g.Message.Size(), storage: stored, pos: g.Position}
+		p.held += int64(e.size)
+		p.holdLocked(e)
+		p.offerLocked(f.sender)
+	}
+	return len(got) > 0, err
+}
+
+// sleep waits for d or the end of ctx, which it reports as false.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,197 @@
+// Package identity holds the keys with which leaves prove who they are, and
+// signs and checks the hub's shared access signature tokens with them. A key
+// goes in and never comes out: others get tokens and verdicts.
+package identity
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Key is a symmetric key of a hub identity. The zero Key signs nothing. It
+// prints as "redacted" everywhere.
+type Key struct{ secret []byte }
+
+// Bounds of a hub key, in bytes (identity registry, "16 to 64 bytes").
+const (
+	minKey = 16
+	maxKey = 64
+)
+
+// ParseKey reads the Base64 text in which the hub hands out keys. White space
+// around it does not matter. The error never contains the text.
+func ParseKey(text string) (Key, error) {
+	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	if err != nil {
+		return Key{}, errors.New("key is not Base64")
+	}
+	if len(b) < minKey || len(b) > maxKey {
+		return Key{}, fmt.Errorf("key has %d bytes, the hub's keys have %d to %d", len(b), minKey, maxKey)
+	}
+	return Key{b}, nil
+}
+
+// ReadKeyFile reads a key from a file that holds nothing else.
+func ReadKeyFile(path string) (Key, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Key{}, err
+	}
+	k, err := ParseKey(string(text))
+	if err != nil {
+		return Key{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// IsZero says that there is no key.
+func (k Key) IsZero() bool { return len(k.secret) == 0 }
+
+// String hides the key.
+func (k Key) String() string { return "redacted" }
+
+// GoString hides the key.
+func (k Key) GoString() string { return "redacted" }
+
+// LogValue hides the key in logs.
+func (k Key) LogValue() slog.Value { return slog.StringValue("redacted") }
+
+// sign returns the signature over the text that a token signs: the resource as
+// it stands in the token, a line feed, and the expiry.
+func (k Key) sign(rawResource, expiry string) []byte {
+	mac := hmac.New(sha256.New, k.secret)
+	mac.Write([]byte(rawResource + "\n" + expiry))
+	return mac.Sum(nil)
+}
+
+// Token returns a SAS token for resource (not escaped, for example
+// "myhub.azure-devices.net/devices/pump-1") that is valid until expiry.
+func (k Key) Token(resource string, expiry time.Time) string {
+	sr := url.QueryEscape(resource)
+	se := strconv.FormatInt(expiry.Unix(), 10)
+	sig := url.QueryEscape(base64.StdEncoding.EncodeToString(k.sign(sr, se)))
+	return "SharedAccessSignature sr=" + sr + "&sig=" + sig + "&se=" + se
+}
+
+// Token is a parsed SAS token. It is not proven until SignedBy says so.
+type Token struct {
+	Resource string    // decoded
+	Policy   string    // skn, "" for a device key
+	Expiry   time.Time // UTC
+	raw, se  string    // as they stand in the text: this is what is signed
+	sig      []byte
+}
+
+// ErrToken says that a text is not a SAS token.
+var ErrToken = errors.New("not a SAS token")
+
+// ParseToken reads the text form. Fields may come in any order, unknown ones
+// are ignored (wire contract, section 1.1).
+func ParseToken(text string) (Token, error) {
+	rest, ok := strings.CutPrefix(text, "SharedAccessSignature ")
+	if !ok {
+		return Token{}, ErrToken
+	}
+	var t Token
+	for field := range strings.SplitSeq(rest, "&") {
+		name, value, _ := strings.Cut(field, "=")
+		var err error
+		switch name {
+		case "sr":
+			t.raw = value
+			t.Resource, err = url.PathUnescape(value)
+		case "skn":
+			t.Policy, err = url.QueryUnescape(value)
+		case "se":
+			t.se = value
+			var s int64
+			s, err = strconv.ParseInt(value, 10, 64)
+			t.Expiry = time.Unix(s, 0).UTC()
+		case "sig":
+			var b64 string
+			if b64, err = url.QueryUnescape(value); err == nil {
+				// An unescaped + has become a space; Base64 knows no space.
+				t.sig, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(b64, " ", "+"))
+			}
+		}
+		if err != nil {
+			return Token{}, fmt.Errorf("%w: field %s", ErrToken, name)
+		}
+	}
+	if t.raw == "" || t.se == "" || len(t.sig) == 0 {
+		return Token{}, fmt.Errorf("%w: field missing", ErrToken)
+	}
+	return t, nil
+}
+
+// SignedBy says whether k signed the token. It takes the same time whatever the
+// signature is.
+func (t Token) SignedBy(k Key) bool {
+	return !k.IsZero() && hmac.Equal(t.sig, k.sign(t.raw, t.se))
+}
+
+// Names says whether the token is for that leaf on one of the hosts (compared
+// without case; the leaf id with case). What follows the leaf id is ignored, as
+// the hub does (wire contract, section 1.1, rule 3).
+func (t Token) Names(leaf string, hosts ...string) bool {
+	host, path, _ := strings.Cut(t.Resource, "/")
+	for _, h := range hosts {
+		if strings.EqualFold(h, host) {
+			tail, ok := strings.CutPrefix(path, "devices/"+leaf)
+			return ok && (tail == "" || tail[0] == '/')
+		}
+	}
+	return false
+}
+
+// Keyring holds the hub keys of leaves. Safe for concurrent use.
+type Keyring struct {
+	host string
+	mu   sync.RWMutex
+	keys map[string]Key // guarded by mu
+}
+
+// NewKeyring makes an empty keyring for identities of the hub named host.
+func NewKeyring(host string) *Keyring {
+	return &Keyring{host: host, keys: make(map[string]Key)}
+}
+
+// Put sets the key of a leaf; the zero Key removes it.
+func (r *Keyring) Put(leaf string, k Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k.IsZero() {
+		delete(r.keys, leaf)
+		return
+	}
+	r.keys[leaf] = k
+}
+
+// Key returns the key of a leaf, the zero Key if there is none.
+func (r *Keyring) Key(leaf string) Key {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.keys[leaf]
+}
+
+// ErrNoKey says that the gateway holds no key for a leaf.
+var ErrNoKey = errors.New("no key for this leaf")
+
+// DeviceToken returns a token with which the hub accepts the leaf until expiry.
+func (r *Keyring) DeviceToken(leaf string, expiry time.Time) (string, error) {
+	k := r.Key(leaf)
+	if k.IsZero() {
+		return "", fmt.Errorf("leaf %q: %w", leaf, ErrNoKey)
+	}
+	return k.Token(r.host+"/devices/"+leaf, expiry), nil
+}

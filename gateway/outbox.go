@@ -1,0 +1,369 @@
+package gateway
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Outcome is the hub's word on one message.
+type Outcome uint8
+
+// The outcomes of a delivery.
+const (
+	Accepted Outcome = iota // the hub has it: it leaves custody
+	Refused                 // the hub will never take it: dead-letter shelf
+	Expired                 // its time ran out before it was sent
+)
+
+// Delivery is one message on its way to the hub, from Take to Settle or Recall.
+type Delivery struct {
+	*Message
+	e    *entry
+	turn uint32
+}
+
+// Outbox is the sending side of custody, as the uplink sees it. Safe for
+// concurrent use.
+//
+// An uplink that is connected calls LinkUp, then takes the ids of leaves that
+// have something to send from NextLeaf, and for each of them calls Take until
+// it returns nothing. It sends what it took in that order and settles each
+// delivery with the hub's word. When a leaf's link is lost it calls Recall, and
+// when the connection is lost LinkDown: what was not settled is sent again
+// later, with the same message id.
+type Outbox interface {
+	// LinkUp says that the connection stands and messages are welcome.
+	LinkUp()
+
+	// LinkDown says that the connection is lost. It recalls everything taken:
+	// deliveries of before must not be settled any more (if they are, it has no
+	// effect). What was only staged goes to flash.
+	LinkDown()
+
+	// NextLeaf waits until a leaf has something to send and returns its id. The
+	// leaf is then the caller's until a Take for it returns nothing, or Recall.
+	// The error is that of ctx.
+	NextLeaf(ctx context.Context) (leaf string, err error)
+
+	// Take returns the next messages of the leaf, at most max (at least 1), the
+	// lane with priority first, each lane in its order. Nothing means that there
+	// is none now and gives the leaf back: NextLeaf returns it when there is.
+	Take(leaf string, max int) []*Delivery
+
+	// Settle ends a delivery. reason is the hub's text for Refused.
+	Settle(d *Delivery, o Outcome, reason string)
+
+	// Recall says that the leaf's own link is lost: its unsettled deliveries
+	// are to be sent again, and the leaf is given back. NextLeaf returns it
+	// after pause at the earliest. refused is true when the hub refuses the
+	// leaf's identity, not just this link: its messages then wait on flash
+	// instead of in memory, and others pass them.
+	Recall(leaf string, pause time.Duration, refused bool)
+}
+
+// LinkUp is described at Outbox.
+func (p *Path) LinkUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return
+	}
+	p.linkUp = true
+	p.epoch++
+	for _, s := range p.senders {
+		s.progress = time.Now()
+		p.offerLocked(s)
+	}
+	signal(p.feedC)
+}
+
+// LinkDown is described at Outbox.
+func (p *Path) LinkDown() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.linkDownLocked()
+}
+
+func (p *Path) linkDownLocked() {
+	if !p.linkUp {
+		return
+	}
+	p.linkUp = false
+	p.epoch++
+	p.ready = nil
+	for _, s := range p.senders {
+		if s.place != paused {
+			s.place = idle
+		}
+		p.unstallLocked(s)
+		state := Unread
+		if s.parked {
+			state = Parked
+		}
+		for _, f := range s.flows {
+			if f != nil {
+				p.evictLocked(f, 0, state)
+			}
+		}
+	}
+	p.roomLocked()
+}
+
+// offerLocked puts the sender in line for the uplink if it has something to send.
+func (p *Path) offerLocked(s *sender) {
+	if s.place != idle || !p.linkUp {
+		return
+	}
+	for l, f := range s.flows {
+		if f == nil || p.nextLocked(f) == nil {
+			continue
+		}
+		s.place = queued
+		if Lane(l) == LaneAlarm { // the lane with priority does not stand in line
+			p.ready = append([]*sender{s}, p.ready...)
+		} else {
+			p.ready = append(p.ready, s)
+		}
+		signal(p.readyC)
+		return
+	}
+}
+
+// nextLocked returns the first entry of the flow that is to be sent, or nil. A
+// lane with custody on disk sends only what is on disk.
+func (p *Path) nextLocked(f *flow) *entry {
+	for f.next < len(f.entries) {
+		e := f.entries[f.next]
+		if !e.gone {
+			if e.storage != stored && p.cfg.Lanes[f.lane].Custody == CustodyDisk {
+				return nil
+			}
+			return e
+		}
+		f.next++
+	}
+	return nil
+}
+
+// NextLeaf is described at Outbox.
+func (p *Path) NextLeaf(ctx context.Context) (string, error) {
+	for {
+		p.mu.Lock()
+		if len(p.ready) > 0 {
+			s := p.ready[0]
+			p.ready[0] = nil
+			p.ready = p.ready[1:]
+			s.place = taken
+			if len(p.ready) > 0 {
+				signal(p.readyC)
+			}
+			p.mu.Unlock()
+			return s.leaf, nil
+		}
+		p.mu.Unlock()
+		select {
+		case <-p.readyC:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// Take is described at Outbox.
+func (p *Path) Take(leaf string, max int) []*Delivery {
+	var out answers
+	defer func() { out.call() }()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.senders[leaf]
+	if s == nil || s.place != taken {
+		return nil
+	}
+	now := p.clock()
+	var ds []*Delivery
+	for _, f := range s.flows {
+		for f != nil && len(ds) < max {
+			e := p.nextLocked(f)
+			if e == nil {
+				break
+			}
+			f.next++
+			if p.expired(e.m, now) {
+				p.endLocked(e, &out)
+				p.countDropLocked(f, DropTTL)
+				continue
+			}
+			e.sent = true
+			e.turn++
+			ds = append(ds, &Delivery{Message: repaired(e.m, now), e: e, turn: e.turn})
+		}
+	}
+	if len(ds) == 0 {
+		s.place = idle
+		p.offerLocked(s) // all that was next may have expired, more may have come
+	}
+	return ds
+}
+
+// expired says that the message is older than its lane or it itself allows. An
+// untrusted clock expires nothing.
+func (p *Path) expired(m *Message, now Instant) bool {
+	if now.Quality == Unsynced {
+		return false
+	}
+	if !m.System.Expiry.IsZero() && now.Wall.After(m.System.Expiry) {
+		return true
+	}
+	ttl := p.cfg.Lanes[m.Lane].TTL.D()
+	captured := m.Captured.Repair(now)
+	return ttl > 0 && captured.Quality != Unsynced && now.Wall.Sub(captured.Wall) > ttl
+}
+
+// repaired returns m, or a copy with a better capture time.
+func repaired(m *Message, now Instant) *Message {
+	captured := m.Captured.Repair(now)
+	if captured == m.Captured {
+		return m
+	}
+	c := *m
+	c.Captured = captured
+	return &c
+}
+
+// Settle is described at Outbox.
+func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
+	if o == Refused {
+		if err := p.store.DeadLetter(d.Message, reason); err != nil {
+			// Not shelved, so not dropped either: it is tried again later.
+			p.log.Error("cannot shelve a message that the hub refused", "leaf", d.Leaf, "reason", reason, "err", err)
+			p.Recall(d.Leaf, 10*time.Second, false)
+			return
+		}
+		p.log.Warn("hub refused a message, it is on the dead-letter shelf",
+			"leaf", d.Leaf, "lane", d.Lane.String(), "message_id", d.System.MessageID, "reason", reason)
+	}
+	var out answers
+	p.mu.Lock()
+	if e := d.e; !e.gone && e.turn == d.turn {
+		e.flow.sender.progress = time.Now()
+		p.endLocked(e, &out)
+		switch o {
+		case Accepted:
+			p.counts.sent[e.flow.lane]++
+		case Refused:
+			p.countDropLocked(e.flow, DropPoison)
+		case Expired:
+			p.countDropLocked(e.flow, DropTTL)
+		}
+		p.unstallLocked(e.flow.sender)
+		p.roomLocked()
+	}
+	p.mu.Unlock()
+	out.call()
+}
+
+// endLocked: nobody needs the message any more, here and on flash.
+func (p *Path) endLocked(e *entry, out *answers) {
+	p.dropLocked(e)
+	if e.storage == stored {
+		p.store.Settle(e.pos)
+	}
+	out.add(e.done, nil)
+	e.done = nil
+}
+
+func (p *Path) countDropLocked(f *flow, why DropReason) {
+	f.dropped++
+	p.counts.dropped[why]++
+}
+
+// parkPause is the pause from which on a leaf's messages do not wait in memory:
+// long against the way to flash, short against a budget that others need.
+const parkPause = time.Second
+
+// Recall is described at Outbox.
+func (p *Path) Recall(leaf string, pause time.Duration, refused bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.senders[leaf]
+	if s == nil || !p.linkUp {
+		return // LinkDown has recalled it already
+	}
+	p.unqueueLocked(s)
+	p.unparkLocked(s) // this call's word on the leaf replaces the last
+	s.place = idle
+	for _, f := range s.flows {
+		if f == nil {
+			continue
+		}
+		for _, e := range f.entries {
+			e.sent = false
+			e.turn++
+		}
+		f.next = 0
+	}
+	if pause > 0 {
+		s.place, s.until = paused, time.Now().Add(pause)
+		signal(p.timeC)
+		if refused || pause >= parkPause {
+			p.parkLocked(s, false)
+		}
+	}
+	p.offerLocked(s)
+}
+
+func (p *Path) unqueueLocked(s *sender) {
+	if s.place == queued {
+		p.ready = slices.DeleteFunc(p.ready, func(x *sender) bool { return x == s })
+	}
+}
+
+// parkLocked lets others pass the sender: what it has in memory moves to flash,
+// and what it gets goes there. With unsentOnly, what is on its way to the hub
+// stays.
+func (p *Path) parkLocked(s *sender, unsentOnly bool) {
+	s.parked = true
+	p.epoch++
+	for _, f := range s.flows {
+		if f == nil {
+			continue
+		}
+		from := 0
+		if unsentOnly {
+			from = min(f.next, len(f.entries))
+		}
+		p.evictLocked(f, from, Parked)
+	}
+	p.roomLocked()
+}
+
+// unparkLocked makes the sender's messages on flash readable again. Those on
+// their way there hold up the lane until they have arrived: they come first.
+func (p *Path) unparkLocked(s *sender) {
+	if !s.parked {
+		return
+	}
+	s.parked, s.stalled = false, false
+	s.parking++
+	p.epoch++
+	for l := range p.lanes {
+		p.lanes[l].holdup += s.flying[l]
+		s.flying[l] = 0
+		p.store.Unpark(Lane(l))
+	}
+	for i := range p.toFree {
+		if x := &p.toFree[i]; x.sender == s && x.park {
+			x.park = false
+			p.lanes[x.pos.Lane].holdup++
+		}
+	}
+	signal(p.feedC)
+}
+
+// unstallLocked ends what stallLocked (run.go) began.
+func (p *Path) unstallLocked(s *sender) {
+	if s.stalled {
+		p.unparkLocked(s)
+	}
+}

@@ -1,0 +1,495 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+type allLeaves struct{}
+
+func (allLeaves) Known(id string) bool { return id != "stranger" }
+
+func wallClock() gateway.Instant {
+	now := time.Now()
+	return gateway.Instant{Wall: now, Quality: gateway.Synced, Boot: 1, Uptime: time.Duration(now.UnixNano())}
+}
+
+// bench is a path with a leaf side and an uplink that a test drives by hand.
+// It lives in a synctest bubble.
+type bench struct {
+	t       *testing.T
+	cfg     gateway.Config
+	disk    *disk
+	store   *fakeStore
+	path    *gateway.Path
+	stop    func()
+	life    int // grows with each crash
+	numbers map[string]int
+	refused map[string]bool // done(err) was called for it
+	acked   map[string]bool
+	calls   map[string]int
+	mine    []string // leaves taken from NextLeaf
+	flight  map[string][]*gateway.Delivery
+	arrived []string // in the order on the wire, duplicates included
+	ids     map[string]string
+}
+
+func newBench(t *testing.T, custody string) *bench {
+	b := &bench{
+		t: t, cfg: gateway.DefaultConfig(), disk: newDisk(),
+		numbers: map[string]int{}, refused: map[string]bool{}, acked: map[string]bool{}, calls: map[string]int{},
+		flight: map[string][]*gateway.Delivery{}, ids: map[string]string{},
+	}
+	for l := range b.cfg.Lanes {
+		b.cfg.Lanes[l].Custody = custody
+	}
+	b.begin()
+	return b
+}
+
+func (b *bench) begin() {
+	b.store = b.disk.open()
+	b.path = gateway.NewPath(b.cfg, b.store, allLeaves{}, nil, wallClock, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(b.t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = b.path.Run(ctx)
+	}()
+	b.stop = func() { cancel(); <-ended }
+}
+
+// end stops the path, then the store.
+func (b *bench) end() {
+	b.disk.set(func() { b.disk.stall = false })
+	b.stop()
+	b.store.close()
+}
+
+// publish hands over the next message of a leaf, named leaf/lane/number.
+func (b *bench) publish(leaf string, l gateway.Lane) string {
+	key := leaf + "/" + l.String()
+	b.numbers[key]++
+	name := key + "/" + strconv.Itoa(b.numbers[key])
+	m := &gateway.Message{Leaf: leaf, Lane: l, Body: []byte(name)}
+	life := b.life
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	b.path.Handle(ctx, m, func(err error) {
+		b.disk.mu.Lock() // any lock would do: done comes from any goroutine
+		defer b.disk.mu.Unlock()
+		if life != b.life {
+			return // the leaf of a gateway that crashed hears nothing
+		}
+		b.calls[name]++
+		if err == nil {
+			b.acked[name] = true
+		} else {
+			b.refused[name] = true
+		}
+	})
+	return name
+}
+
+func (b *bench) isAcked(name string) bool {
+	b.disk.mu.Lock()
+	defer b.disk.mu.Unlock()
+	return b.acked[name]
+}
+
+// pump takes up to n messages of the next leaf and puts them on the wire.
+func (b *bench) pump(n int) bool {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	if leaf, err := b.path.NextLeaf(done); err == nil {
+		b.mine = append(b.mine, leaf)
+	}
+	if len(b.mine) == 0 {
+		return false
+	}
+	leaf := b.mine[0]
+	b.mine = b.mine[1:]
+	ds := b.path.Take(leaf, n)
+	if len(ds) > 0 {
+		b.mine = append(b.mine, leaf)
+	}
+	for _, d := range ds {
+		name := string(d.Body)
+		b.arrived = append(b.arrived, name)
+		if id, ok := b.ids[name]; ok && id != d.System.MessageID {
+			b.t.Errorf("%s arrived as %s and as %s", name, id, d.System.MessageID)
+		}
+		b.ids[name] = d.System.MessageID
+	}
+	b.flight[leaf] = append(b.flight[leaf], ds...)
+	return len(ds) > 0
+}
+
+// settle settles the first n messages of a leaf that are on the wire.
+func (b *bench) settle(leaf string, n int, o gateway.Outcome) {
+	for ; n > 0 && len(b.flight[leaf]) > 0; n-- {
+		d := b.flight[leaf][0]
+		b.flight[leaf] = b.flight[leaf][1:]
+		b.path.Settle(d, o, "test")
+	}
+}
+
+func (b *bench) recall(leaf string, pause time.Duration, refused bool) {
+	b.path.Recall(leaf, pause, refused)
+	b.mine = slices.DeleteFunc(b.mine, func(x string) bool { return x == leaf })
+	delete(b.flight, leaf)
+}
+
+func (b *bench) linkDown() {
+	b.path.LinkDown()
+	b.mine = nil
+	clear(b.flight)
+}
+
+// crash ends the gateway without warning and starts it again.
+func (b *bench) crash() {
+	b.disk.set(func() { b.life++ })
+	b.store.cut()
+	b.end()
+	b.mine = nil
+	clear(b.flight)
+	b.begin()
+}
+
+// drain settles everything, with time passing, until nothing moves any more.
+func (b *bench) drain() {
+	b.disk.set(func() { b.disk.full, b.disk.stall = false, false })
+	b.path.LinkUp()
+	for quiet := 0; quiet < 3; quiet++ {
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for b.pump(7) {
+			quiet = 0
+			for leaf := range b.flight {
+				b.settle(leaf, 1<<30, gateway.Accepted)
+			}
+			synctest.Wait()
+		}
+		for leaf := range b.flight {
+			b.settle(leaf, 1<<30, gateway.Accepted)
+		}
+	}
+}
+
+// check is the oracle: what was acknowledged arrived, first arrivals are in
+// order, done was called exactly once, nothing is left.
+func (b *bench) check() error {
+	last := map[string]int{}
+	seen := map[string]bool{}
+	for _, name := range b.arrived {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		i := strings.LastIndexByte(name, '/')
+		n, _ := strconv.Atoi(name[i+1:])
+		if n <= last[name[:i]] {
+			return fmt.Errorf("%s arrived after number %d", name, last[name[:i]])
+		}
+		last[name[:i]] = n
+	}
+	b.disk.mu.Lock()
+	defer b.disk.mu.Unlock()
+	for name := range b.acked {
+		if !seen[name] {
+			return fmt.Errorf("%s was acknowledged and never arrived", name)
+		}
+	}
+	for name, n := range b.calls {
+		if n != 1 {
+			return fmt.Errorf("done of %s was called %d times", name, n)
+		}
+	}
+	return nil
+}
+
+// op is one step of a random history.
+type op struct {
+	what string
+	leaf string
+	lane gateway.Lane
+	n    int
+	d    time.Duration
+}
+
+func drawOps(t *rapid.T) []op {
+	what := []string{
+		"publish", "publish", "publish", "publish", "pump", "pump", "settle", "settle", "up", "down",
+		"recall", "refuse", "wait", "full", "free", "stall", "go", "crash",
+	}
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) op {
+		return op{
+			what: rapid.SampledFrom(what).Draw(t, "what"),
+			leaf: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "leaf"),
+			lane: gateway.Lane(rapid.IntRange(0, 1).Draw(t, "lane")),
+			n:    rapid.IntRange(1, 4).Draw(t, "n"),
+			d:    time.Duration(rapid.SampledFrom([]int{0, 1, 100, 300, 2000, 20000}).Draw(t, "ms")) * time.Millisecond,
+		}
+	}), 1, 80).Draw(t, "ops")
+}
+
+func (b *bench) do(o op) {
+	switch o.what {
+	case "publish":
+		for range o.n {
+			b.publish(o.leaf, o.lane)
+		}
+	case "pump":
+		b.pump(o.n)
+	case "settle":
+		b.settle(o.leaf, o.n, gateway.Accepted)
+	case "up":
+		b.path.LinkUp()
+	case "down":
+		b.linkDown()
+	case "recall":
+		b.recall(o.leaf, o.d, false)
+	case "refuse":
+		b.recall(o.leaf, o.d, true)
+	case "wait":
+		time.Sleep(o.d)
+		synctest.Wait()
+	case "full":
+		b.disk.set(func() { b.disk.full = true })
+	case "free":
+		b.disk.set(func() { b.disk.full = false })
+	case "stall":
+		b.disk.set(func() { b.disk.stall = true })
+	case "go":
+		b.disk.set(func() { b.disk.stall = false })
+	case "crash":
+		b.crash()
+	}
+}
+
+// Whatever the interleaving of publishing, link loss, refused leaves, full disk,
+// slow disk and crash: no acknowledged message is lost, order is kept.
+func TestCustodyHolds(t *testing.T) {
+	for _, custody := range []string{gateway.CustodyRelay, gateway.CustodyDisk} {
+		t.Run(custody, func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				ops := drawOps(rt)
+				var err error
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench(t, custody)
+					for _, o := range ops {
+						b.do(o)
+					}
+					b.drain()
+					err = b.check()
+					if n := b.disk.unsettled(); err == nil && n > 0 {
+						err = fmt.Errorf("%d messages are stuck in the store", n)
+					}
+					b.end()
+				})
+				if err != nil {
+					rt.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+func TestRelayWritesNothingWhileTheHubSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		for range 1000 {
+			name := b.publish("a", gateway.LaneTelemetry)
+			if b.isAcked(name) {
+				t.Fatal("acknowledged before anybody had it")
+			}
+			time.Sleep(10 * time.Millisecond)
+			b.pump(10)
+			time.Sleep(200 * time.Millisecond)
+			b.settle("a", 10, gateway.Accepted)
+			synctest.Wait()
+			if !b.isAcked(name) {
+				t.Fatal("settled and not acknowledged")
+			}
+		}
+		if n := len(b.disk.rows[gateway.LaneTelemetry]); n != 0 {
+			t.Fatalf("%d messages were written to flash", n)
+		}
+	})
+}
+
+func TestSlowHubSpills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		name := b.publish("a", gateway.LaneTelemetry)
+		b.pump(10)
+		time.Sleep(249 * time.Millisecond)
+		synctest.Wait()
+		if b.isAcked(name) {
+			t.Fatal("acknowledged before the spill time")
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if !b.isAcked(name) {
+			t.Fatal("not acknowledged after the spill time")
+		}
+		b.settle("a", 1, gateway.Accepted)
+		synctest.Wait()
+		if n := b.disk.unsettled(); n != 0 {
+			t.Fatalf("%d messages left in the store after the hub settled", n)
+		}
+		if n := len(b.arrived); n != 1 {
+			t.Fatalf("sent %d times", n)
+		}
+	})
+}
+
+func TestBoundHoldsReadersBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		b.cfg.StagedBytes = 64 << 10
+		b.end()
+		b.begin()
+		defer b.end()
+		b.disk.set(func() { b.disk.stall = true })
+		published := make(chan int)
+		go func() {
+			n := 0
+			for ctx := t.Context(); ; n++ {
+				m := &gateway.Message{Leaf: "a", Lane: gateway.LaneTelemetry, Body: make([]byte, 1000)}
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
+				var failed error
+				b.path.Handle(ctx, m, func(err error) {
+					if errors.Is(err, context.DeadlineExceeded) {
+						failed = err
+					}
+				})
+				cancel()
+				if failed != nil {
+					break
+				}
+			}
+			published <- n
+		}()
+		n := <-published
+		if held := b.path.State().StagedBytes; held > 2*64<<10+2000 {
+			t.Errorf("%d bytes in memory, bound is %d", held, 2*64<<10)
+		}
+		if n < 64 {
+			t.Errorf("only %d messages taken before the bound", n)
+		}
+		b.disk.set(func() { b.disk.stall = false })
+	})
+}
+
+func TestExpiredMessagesAreDroppedAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		b.cfg.Lanes[gateway.LaneTelemetry].TTL = gateway.Duration(time.Hour)
+		b.end()
+		b.begin()
+		defer b.end()
+		b.publish("a", gateway.LaneTelemetry)
+		time.Sleep(2 * time.Hour)
+		fresh := b.publish("a", gateway.LaneTelemetry)
+		b.drain()
+		if !slices.Equal(b.arrived, []string{fresh}) {
+			t.Errorf("arrived %v, want only %s", b.arrived, fresh)
+		}
+		if n := b.path.State().Dropped[gateway.DropTTL]; n != 1 {
+			t.Errorf("%d counted as dropped by ttl, want 1", n)
+		}
+		if n := b.disk.unsettled(); n != 0 {
+			t.Errorf("%d left in the store", n)
+		}
+	})
+}
+
+func TestRefusedMessageGoesToTheShelfAndBlocksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		poison := b.publish("a", gateway.LaneTelemetry)
+		good := b.publish("a", gateway.LaneTelemetry)
+		b.pump(10)
+		b.settle("a", 1, gateway.Refused)
+		b.settle("a", 1, gateway.Accepted)
+		synctest.Wait()
+		if len(b.disk.shelf) != 1 || string(b.disk.shelf[0].Body) != poison {
+			t.Errorf("shelf holds %v", b.disk.shelf)
+		}
+		if !b.isAcked(poison) || !b.isAcked(good) {
+			t.Error("both are in custody, so both must be acknowledged")
+		}
+		if n := b.path.State().Dropped[gateway.DropPoison]; n != 1 {
+			t.Errorf("%d counted as poison, want 1", n)
+		}
+	})
+}
+
+func TestStrangersAndGiantsAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		for _, c := range []struct {
+			m    *gateway.Message
+			want error
+		}{
+			{&gateway.Message{Leaf: "stranger"}, gateway.ErrUnknownLeaf},
+			{&gateway.Message{Leaf: "a", Body: make([]byte, 256<<10)}, gateway.ErrTooLarge},
+		} {
+			var got error
+			b.path.Handle(t.Context(), c.m, func(err error) { got = err })
+			if !errors.Is(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		}
+	})
+}
+
+// One refused leaf costs only itself: others stay off the flash.
+func TestRefusedLeafDoesNotMoveOthersToFlash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		b.publish("a", gateway.LaneTelemetry)
+		b.pump(1)
+		b.recall("a", time.Hour, true)
+		b.publish("a", gateway.LaneTelemetry)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		before := len(b.disk.rows[gateway.LaneTelemetry])
+		for range 10 {
+			b.publish("b", gateway.LaneTelemetry)
+			b.pump(1)
+			b.settle("b", 1, gateway.Accepted)
+			synctest.Wait()
+		}
+		if n := len(b.disk.rows[gateway.LaneTelemetry]) - before; n != 0 {
+			t.Errorf("%d messages of the other leaf were written to flash", n)
+		}
+		time.Sleep(time.Hour)
+		b.drain()
+		if err := b.check(); err != nil {
+			t.Error(err)
+		}
+	})
+}
