@@ -2,8 +2,8 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -117,11 +117,11 @@ func (p *Path) flowLocked(leaf string, l Lane) *flow {
 // number gives the message its place in the flow and, where the leaf gave none,
 // its message id. Numbers start again with each start of the gateway, and the
 // start number grows: together they sort.
-func (f *flow) number(m *Message, start uint32, install string) {
+func (p *Path) number(m *Message, f *flow) {
 	f.seq++
-	m.Start, m.Seq, m.Dropped = start, f.seq, f.dropped
+	m.Start, m.Seq, m.Dropped = p.start, f.seq, f.dropped
 	if m.System.MessageID == "" {
-		m.System.MessageID = fmt.Sprintf("fg-%s-%d-%s-%d", install, start, f.lane, f.seq)
+		m.System.MessageID = p.lanes[f.lane].idPrefix + strconv.FormatUint(f.seq, 10)
 	}
 }
 

@@ -39,8 +39,7 @@ type Path struct {
 	log    *slog.Logger
 	first  Handler // the first module, or custody itself
 
-	start   uint32 // of this gateway, see Store.Start
-	install string // see Store.Start
+	start uint32 // of this gateway, see Store.Start
 
 	// mu guards everything below. It is held for bookkeeping only; of the store
 	// only methods that do not wait for the disk are called with it held.
@@ -68,6 +67,7 @@ type lane struct {
 	holdup   int      // messages in commits under way that must be given back first; see backlog.go
 	toUnpark int      // of holdup, those that were committed as parked
 	reading  bool     // messages are on their way from the store into memory
+	idPrefix string   // of the message ids that the gateway gives
 	waiting  []*entry // staged, in the order of their spill deadlines; settled ones included
 }
 
@@ -84,7 +84,11 @@ func NewPath(cfg Config, store Store, leaves Leaves, modules []Module, clock Clo
 		idleC:   make(chan struct{}, 1),
 	}
 	p.room.L = &p.mu
-	p.start, p.install = store.Start()
+	start, installation := store.Start()
+	p.start = start
+	for l := range p.lanes {
+		p.lanes[l].idPrefix = fmt.Sprintf("fg-%s-%d-%s-", installation, start, Lane(l))
+	}
 	p.first = HandlerFunc(p.take)
 	for i := len(modules) - 1; i >= 0; i-- {
 		p.first = modules[i].Wrap(p.first)
@@ -133,7 +137,7 @@ func (p *Path) take(ctx context.Context, m *Message, done Done) {
 	p.counts.taken[m.Lane]++
 	f := p.flowLocked(m.Leaf, m.Lane)
 	e := &entry{m: m, done: done, flow: f, size: m.Size(), since: time.Now()}
-	f.number(m, p.start, p.install)
+	p.number(m, f)
 	p.held += int64(e.size)
 	switch state, store := p.placeLocked(f); {
 	case !store:
