@@ -1,0 +1,295 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
+	"github.com/fieldgate/fieldgate/drivers/serial"
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/uplink/amqp"
+)
+
+// tables are the tables of the configuration file. Packages bring their own;
+// what is declared here belongs to the program as a whole.
+type tables struct {
+	Gateway gatewayConfig  `toml:"gateway"`
+	Hub     amqp.Config    `toml:"hub"`
+	Uplink  uplink.Config  `toml:"uplink"`
+	Broker  broker.Config  `toml:"broker"`
+	Path    gateway.Config `toml:"path"`
+	Lane    lanesConfig    `toml:"lane"`
+	Store   store.Config   `toml:"store"`
+	Metrics metricsConfig  `toml:"metrics"`
+	Log     logConfig      `toml:"log"`
+	// The files of leaf.d may hold these as well.
+	Leaves []strict.Table `toml:"leaf"`
+	Serial []strict.Table `toml:"serial"`
+	// The order of the modules is the order of the file.
+	Modules []strict.Table `toml:"module"`
+}
+
+// leafTables are the tables of a file in leaf.d.
+type leafTables struct {
+	Leaves []strict.Table `toml:"leaf"`
+	Serial []strict.Table `toml:"serial"`
+}
+
+// gatewayConfig is the table [gateway].
+type gatewayConfig struct {
+	// Name is a host name of the gateway: leaves may name it in their tokens
+	// instead of the hub. The default is that of the machine.
+	Name string `toml:"name"`
+	// DataDir is the folder for everything that must survive a restart.
+	DataDir string `toml:"data_dir"`
+}
+
+// lanesConfig is the table [lane].
+type lanesConfig struct {
+	Alarm     laneConfig `toml:"alarm"`
+	Telemetry laneConfig `toml:"telemetry"`
+}
+
+// laneConfig is one lane: what the path reads of it and what the store reads.
+type laneConfig struct {
+	Way  gateway.LaneConfig `toml:",inline"`
+	Room store.LaneConfig   `toml:",inline"`
+}
+
+// metricsConfig is the table [metrics].
+type metricsConfig struct {
+	// Address is where /metrics is served, "" for nowhere.
+	Address string `toml:"address"`
+}
+
+// logConfig is the table [log].
+type logConfig struct {
+	Level  slog.Level `toml:"level"`  // "debug", "info", "warn" or "error"
+	Format string     `toml:"format"` // "text" or "json"
+}
+
+// config is a configuration that is complete and right, with everything read
+// that its files name.
+type config struct {
+	tables
+	leaves   []leaf
+	ports    []serial.Config
+	modules  []gateway.Module
+	warnings []strict.Problem
+}
+
+func defaults() tables {
+	host, _ := os.Hostname() // "" is a fine name too
+	t := tables{
+		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate"},
+		Hub:     amqp.DefaultConfig(),
+		Uplink:  uplink.DefaultConfig(),
+		Broker:  broker.DefaultConfig(),
+		Path:    gateway.DefaultConfig(),
+		Store:   store.DefaultConfig(),
+		Metrics: metricsConfig{Address: "127.0.0.1:9600"},
+		Log:     logConfig{Level: slog.LevelInfo, Format: "text"},
+	}
+	t.Lane.each(func(l gateway.Lane, c *laneConfig) {
+		*c = laneConfig{t.Path.Lanes[l], t.Store.Lanes[l]}
+	})
+	return t
+}
+
+func (c *lanesConfig) each(f func(gateway.Lane, *laneConfig)) {
+	f(gateway.LaneAlarm, &c.Alarm)
+	f(gateway.LaneTelemetry, &c.Telemetry)
+}
+
+// invalid is the error of a configuration with mistakes in it.
+type invalid []strict.Problem
+
+func (ps invalid) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// loadConfig reads the configuration file and the files *.toml of the folder
+// leaf.d beside it, and everything that they name. The error is of type invalid
+// if there are mistakes in them: then it holds all of them.
+func loadConfig(file string) (*config, error) {
+	l := loader{config: config{tables: defaults()}, leafAt: make(map[string]strict.Table)}
+	root, err := l.open(file)
+	if err != nil {
+		return nil, err
+	}
+	root.Decode(&l.tables)
+	l.check(root)
+	lists := []leafTables{{l.Leaves, l.Serial}}
+	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range dropIns { // in the order of their names
+		dropIn, err := l.open(name)
+		if err != nil {
+			return nil, err
+		}
+		var t leafTables
+		dropIn.Decode(&t)
+		lists = append(lists, t)
+	}
+	for _, t := range lists {
+		l.addLeaves(t.Leaves)
+	}
+	for _, t := range lists {
+		l.addPorts(t.Serial)
+	}
+	l.addModules(l.Modules)
+	return l.done()
+}
+
+// loader is a configuration in the making.
+type loader struct {
+	config
+	docs   []*strict.Document
+	leafAt map[string]strict.Table // where each leaf stands
+}
+
+// open reads one file. A file that is not TOML is an empty table with a problem.
+func (l *loader) open(name string) (strict.Table, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return strict.Table{}, err
+	}
+	doc := strict.Parse(name, text)
+	l.docs = append(l.docs, doc)
+	return doc.Root(), nil
+}
+
+// done returns the configuration if there was nothing to complain about.
+func (l *loader) done() (*config, error) {
+	var all invalid
+	for _, d := range l.docs {
+		all = append(all, d.Problems()...)
+	}
+	if len(all) > 0 {
+		return nil, all
+	}
+	return &l.config, nil
+}
+
+// warn notes something that is not right but does no harm by itself.
+func (l *loader) warn(p strict.Problem, format string, args ...any) {
+	p.Message = fmt.Sprintf(format, args...)
+	l.warnings = append(l.warnings, p)
+}
+
+// check checks the tables that there are one of.
+func (l *loader) check(root strict.Table) {
+	if root.IsZero() {
+		return
+	}
+	c := &l.tables
+	c.Lane.each(func(n gateway.Lane, lane *laneConfig) {
+		at := root.Sub("lane." + n.String())
+		at.Check(lane.Way.Validate())
+		at.Check(lane.Room.Validate(c.Store.SegmentSize))
+		c.Path.Lanes[n], c.Store.Lanes[n] = lane.Way, lane.Room
+	})
+	for _, t := range []struct {
+		name string
+		part interface{ Validate() error }
+	}{
+		{"gateway", &c.Gateway},
+		{"hub", &c.Hub},
+		{"uplink", &c.Uplink},
+		{"broker", &c.Broker},
+		{"path", &c.Path},
+		{"store", &c.Store},
+		{"metrics", &c.Metrics},
+		{"log", &c.Log},
+	} {
+		root.Sub(t.name).Check(t.part.Validate())
+	}
+	c.Gateway.DataDir = root.Resolve(c.Gateway.DataDir)
+	l.checkFiles(root)
+}
+
+// checkFiles makes the paths of certificates absolute and looks whether the
+// files are any good.
+func (l *loader) checkFiles(root strict.Table) {
+	if hub := &l.tables.Hub; hub.CAFile != "" {
+		hub.CAFile = root.Resolve(hub.CAFile)
+		if err := checkCA(hub.CAFile); err != nil {
+			root.Report("hub.ca_file", "%v", err)
+		}
+	}
+	for i := range l.Broker.Listeners {
+		listener := &l.Broker.Listeners[i]
+		if listener.CertFile == "" || listener.KeyFile == "" {
+			continue
+		}
+		at := root.Sub(fmt.Sprintf("broker.listener[%d]", i))
+		listener.CertFile, listener.KeyFile = root.Resolve(listener.CertFile), root.Resolve(listener.KeyFile)
+		if _, err := os.ReadFile(listener.KeyFile); err != nil {
+			at.Report("key_file", "%v", err)
+		} else if _, err := tls.LoadX509KeyPair(listener.CertFile, listener.KeyFile); err != nil {
+			at.Report("cert_file", "not a certificate with its key: %v", err)
+		}
+		l.warnIfOpen(at.Where("key_file"), listener.KeyFile)
+	}
+}
+
+func checkCA(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return fmt.Errorf("%s holds no certificate in PEM form", file)
+	}
+	return nil
+}
+
+// warnIfOpen warns of a secret that others on the machine can read.
+func (l *loader) warnIfOpen(at strict.Problem, file string) {
+	info, err := os.Stat(file)
+	if err == nil && info.Mode().Perm()&0o007 != 0 {
+		l.warn(at, "others can read %s (mode %04o): run chmod o= on it", file, info.Mode().Perm())
+	}
+}
+
+// Validate checks the table. Errors are of type *gateway.KeyError.
+func (c *gatewayConfig) Validate() error {
+	if c.DataDir == "" {
+		return gateway.BadKey("data_dir", "write the folder for everything that must survive a restart")
+	}
+	return nil
+}
+
+// Validate checks the table. Errors are of type *gateway.KeyError.
+func (c *metricsConfig) Validate() error {
+	if c.Address == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(c.Address); err != nil {
+		return gateway.BadKey("address", "%q is not an address: write host and port, like \"127.0.0.1:9600\", or \"\" for no metrics", c.Address)
+	}
+	return nil
+}
+
+// Validate checks the table. Errors are of type *gateway.KeyError.
+func (c *logConfig) Validate() error {
+	if c.Format != "text" && c.Format != "json" {
+		return gateway.BadKey("format", "%q is unknown: write \"text\" or \"json\"", c.Format)
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// hubKey is a symmetric key as the hub hands them out, known to everybody.
+const hubKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+// passwordHash is that of "open sesame". Making one is slow on purpose.
+const passwordHash = "$2a$10$CK3P6X0bLM1fiNceEwMhTOnWq3nEkIzjc741EYA0WvKshVVTt1Xcy"
+
+// folder makes a configuration folder with everything that
+// testdata/fieldgate.toml names, and with that text as its fieldgate.toml.
+func folder(t *testing.T, text string) (file string) {
+	t.Helper()
+	dir := t.TempDir()
+	cert, key := certificate(t)
+	for name, content := range map[string]string{
+		"fieldgate.toml": text, "pump-1.key": hubKey + "\n", "pump-1.hash": passwordHash + "\n",
+		"cert.pem": cert, "key.pem": key, "hub-ca.pem": cert,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "fieldgate.toml")
+}
+
+// certificate makes a certificate for 127.0.0.1 and its key, in PEM form.
+func certificate(t testing.TB) (cert, key string) {
+	t.Helper()
+	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "gate-7.example"},
+		DNSNames:     []string{"gate-7.example"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.Public(), secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secretDER, err := x509.MarshalPKCS8PrivateKey(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secretDER}))
+}
+
+func exampleText(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/fieldgate.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestLoadConfig(t *testing.T) {
+	file := folder(t, exampleText(t))
+	cfg, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(file)
+	if cfg.Gateway.DataDir != filepath.Join(dir, "data") || cfg.Hub.CAFile != filepath.Join(dir, "hub-ca.pem") {
+		t.Errorf("relative paths became %q and %q, want them below %q", cfg.Gateway.DataDir, cfg.Hub.CAFile, dir)
+	}
+	telemetry := cfg.Path.Lanes[gateway.LaneTelemetry]
+	if telemetry.TTL.D() != 7*24*time.Hour || cfg.Path.Lanes[gateway.LaneAlarm].Custody != gateway.CustodyDisk {
+		t.Errorf("lanes of the path are %+v", cfg.Path.Lanes)
+	}
+	if room := cfg.Store.Lanes[gateway.LaneTelemetry]; room.MaxBytes != 256<<20 || room.Full != "drop-oldest" {
+		t.Errorf("room of the telemetry lane is %+v", room)
+	}
+	if len(cfg.Broker.Listeners) != 2 || len(cfg.modules) != 2 || len(cfg.ports) != 1 || cfg.ports[0].Baud != 9600 {
+		t.Errorf("got %d listeners, %d modules and the ports %+v", len(cfg.Broker.Listeners), len(cfg.modules), cfg.ports)
+	}
+	if len(cfg.leaves) != 2 || cfg.leaves[0].Password.IsZero() || cfg.leaves[0].key.IsZero() || !cfg.leaves[1].Password.IsZero() {
+		t.Errorf("leaves are %+v", cfg.leaves)
+	}
+	if len(cfg.warnings) != 0 {
+		t.Errorf("warnings: %v", cfg.warnings)
+	}
+}
+
+func TestLeafFolder(t *testing.T) {
+	file := folder(t, exampleText(t))
+	dir := filepath.Join(filepath.Dir(file), "leaf.d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a.toml", "[[leaf]]\nid = \"a\"\nkey_file = \"../pump-1.key\"\n\n[[serial]]\nport = \"/dev/ttyS1\"\nleaf = \"b\"\n")
+	write("b.toml", "[[leaf]]\nid = \"b\"\nkey_file = \"../pump-1.key\"\n")
+	write("not-read.txt", "rubbish")
+	cfg, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.leaves) != 4 || cfg.leaves[2].ID != "a" || cfg.leaves[3].ID != "b" || len(cfg.ports) != 2 {
+		t.Errorf("got leaves %+v and ports %+v", cfg.leaves, cfg.ports)
+	}
+	write("c.toml", "[[leaf]]\nid = \"pump-1\"\nkey_file = \"../pump-1.key\"\n\n[hub]\nhost = \"other\"\n")
+	_, err = loadConfig(file)
+	mistakes, _ := errors.AsType[invalid](err)
+	want := []string{
+		"leaf.d/c.toml:2:6: there is a leaf \"pump-1\" already, at ", "leaf.d/c.toml:5:2: unknown key \"hub\"",
+	}
+	if len(mistakes) != len(want) {
+		t.Fatalf("mistakes: %v", err)
+	}
+	for i := range want {
+		if !strings.Contains(mistakes[i].Error(), want[i]) {
+			t.Errorf("mistake %v, want %q in it", mistakes[i], want[i])
+		}
+	}
+}
+
+func TestSecretsThatOthersCanReadAreAWarning(t *testing.T) {
+	file := folder(t, exampleText(t))
+	for _, name := range []string{"pump-1.hash", "key.pem"} {
+		if err := os.Chmod(filepath.Join(filepath.Dir(file), name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.warnings) != 2 || cfg.warnings[0].Line != 25 || cfg.warnings[1].Line != 70 {
+		t.Errorf("warnings %v, want one for line 25 and one for line 70", cfg.warnings)
+	}
+}
+
+// mistakes are edits of testdata/fieldgate.toml: the first occurrence of old is
+// replaced by wrong. The mark § in wrong is the place that must be named (and is
+// taken out before). suggest is what must be suggested, "" where there is
+// nothing that could be.
+var mistakes = []struct{ old, wrong, suggest string }{
+	// Keys.
+	{"data_dir", "§data_dri", "`data_dir`"},
+	{"data_dir", "§datadir", "`data_dir`"},
+	{"host =", "§hots =", "`host`"},
+	{"host =", "§hostname =", "`host`"},
+	{"ca_file", "§cafile", "`ca_file`"},
+	{"keep_alive", "§keepalive", "`keep_alive`"},
+	{"token_ttl", "§token_tll", "`token_ttl`"},
+	{"window", "§windw", "`window`"},
+	{"window", "§max_connections", "[broker]"},
+	{"backoff_max", "§max_backoff", "`backoff_max`"},
+	{"max_packet_size", "§max_pkt_size", "`max_packet_size`"},
+	{"max_packet_size", "§packet_size", "`max_packet_size`"},
+	{"max_packet_size", "§Max-Packet-Size", "`max_packet_size`"},
+	{"cert_file", "§certfile", "`cert_file`"},
+	{"spill_after", "§spil_after", "`spill_after`"},
+	{"ttl = \"7d\"", "§tll = \"7d\"", "`ttl`"},
+	{"min_free", "§minfree", "`min_free`"},
+	{"delta", "§detla", "`delta`"},
+	{"password_file", "§passwd_file", "`password_file`"},
+	{"key_file = \"pump-1.key\"", "§key = \"pump-1.key\"", "`key_file`"},
+	{"baud", "§baudrate", "`baud`"},
+	{"baud = 9600", "§xyzzy = 1", ""},
+	// Tables.
+	{"[hub]", "[§hbu]", "`hub`"},
+	{"[metrics]", "[§metric]", "`metrics`"},
+	{"[lane.alarm]", "[lane.§alarms]", "`alarm`"},
+	{"[[broker.listener]]", "[[broker.§listeners]]", "`listener`"},
+	{"[[serial]]", "[§serial]", "[[serial]]"},
+	{"[path]", "[[§path]]", "[path]"},
+	// Types and units.
+	{"keep_alive = \"30s\"", "keep_alive = §30", "\"30s\""},
+	{"\"30s\"", "§\"30 sec\"", "`\"30s\"`"},
+	{"\"1m\"", "§\"1min\"", "`\"1m\"`"},
+	{"\"7d\"", "§\"7 days\"", "`\"7d\"`"},
+	{"\"320KiB\"", "§\"320kb\"", "`\"320KiB\"`"},
+	{"\"4MiB\"", "§\"4MB\"", "`\"4MiB\"`"},
+	{"max_bytes = \"256MiB\"", "max_bytes = §268435456", "\"64KiB\""},
+	{"window = 64", "window = §\"64\"", "`64`"},
+	{"plain = true", "plain = §\"yes\"", "`true`"},
+	{"plain = true", "plain = §yes", "`plain = true`"},
+	{"\"info\"", "§\"verbose\"", ""},
+	{"\"plant.hub.example\"", "§plant.hub.example", "`host = \"plant.hub.example\"`"},
+	{"host = \"plant.hub.example\"", "host§: \"plant.hub.example\"", "`host = \"plant.hub.example\"`"},
+	// Values.
+	{"\"disk\"", "§\"dsk\"", "\"disk\""},
+	{"\"drop-oldest\"", "§\"drop_oldest\"", "\"drop-oldest\""},
+	{"window = 64", "window = §0", "1 to 5000"},
+	{"\"json\"", "§\"xml\"", "\"json\""},
+	{"name = \"filter\"", "name = §\"fitler\"", "`\"filter\"`"},
+	{"op = \"<\"", "op = §\"lt\"", "\"<\""},
+	{"address = \"127.0.0.1:0\"\nplain = true", "address = \"0.0.0.0:1883\"\nplain = §true", "127.0.0.1:1883"},
+	{"leaf = \"meter-1\"", "leaf = §\"metre-1\"", "`\"meter-1\"`"},
+	{"/dev/serial/by-id/usb-meter", "§/dev/ttyUSB0", "/dev/serial/by-id"},
+	// What the file names.
+	{"\"pump-1.hash\"", "§\"pump-2.hash\"", ""},
+	{"\"pump-1.hash\"", "§\"pump-1.key\"", "hash-password"},
+	{"\"hub-ca.pem\"", "§\"key.pem\"", ""},
+	{"id = \"meter-1\"", "id = §\"pump-1\"", ""},
+	// What is missing.
+	{"host = \"plant.hub.example\"\n", "", "host"},
+}
+
+func TestMistakes(t *testing.T) {
+	example := exampleText(t)
+	if len(mistakes) < 50 {
+		t.Fatalf("only %d mistakes", len(mistakes))
+	}
+	var could, did int
+	for _, m := range mistakes {
+		if strings.Count(example, m.old) == 0 {
+			t.Fatalf("the example has no %q", m.old)
+		}
+		text := strings.Replace(example, m.old, m.wrong, 1)
+		line := 1 + strings.Count(text[:max(0, strings.Index(text, "§"))], "\n")
+		if !strings.Contains(text, "§") {
+			line = 1 + strings.Count(text[:strings.Index(text, "[hub]")], "\n") // the table it is missing in
+		}
+		_, err := loadConfig(folder(t, strings.Replace(text, "§", "", 1)))
+		found, _ := errors.AsType[invalid](err)
+		if len(found) == 0 {
+			t.Errorf("%q instead of %q is no mistake: %v", m.wrong, m.old, err)
+			continue
+		}
+		if found[0].Line != line {
+			t.Errorf("%q instead of %q: line %d is named first, want %d\n%v", m.wrong, m.old, found[0].Line, line, err)
+		}
+		if m.suggest == "" {
+			continue
+		}
+		could++
+		if strings.Contains(found[0].Message, m.suggest) {
+			did++
+		} else {
+			t.Logf("%q instead of %q: no %s in\n%v", m.wrong, m.old, m.suggest, err)
+		}
+	}
+	t.Logf("%d mistakes; %d of %d suggestions", len(mistakes), did, could)
+	if did < max(40, could) {
+		t.Errorf("the right thing was suggested %d times of %d", did, could)
+	}
+}
+
+func TestAllMistakesAreReported(t *testing.T) {
+	text := strings.NewReplacer(
+		"host =", "hots =", "\"7d\"", "7", "\"filter\"", "\"fitler\"", "pump-1.hash", "nowhere", "9600", "\"9600\"",
+	).Replace(exampleText(t))
+	_, err := loadConfig(folder(t, text))
+	found, _ := errors.AsType[invalid](err)
+	var lines []int
+	for _, p := range found {
+		lines = append(lines, p.Line)
+	}
+	if len(lines) != 5 {
+		t.Fatalf("five mistakes in five lines, but reported were\n%v", err)
+	}
+}
+
+// FuzzConfig: no text in the file can bring the program down, or is turned away
+// without a place in it.
+func FuzzConfig(f *testing.F) {
+	text, err := os.ReadFile("testdata/fieldgate.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(text))
+	f.Add("[[leaf]]\nid=1\n[[module]]\n[[module]]\nname='filter'\nvalue=[1,{}]\n[lane]\nalarm=3")
+	f.Add("lane.telemetry.full='thin'\nbroker.listener=[{plain=true},{}]\n[[serial]]")
+	file := filepath.Join(f.TempDir(), "fieldgate.toml")
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "/") { // the fuzzer must not wander about the machine
+			return
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := loadConfig(file)
+		if found, ok := errors.AsType[invalid](err); err != nil && (!ok || len(found) == 0) {
+			t.Errorf("error without a place: %v", err)
+		}
+	})
+}

@@ -1,0 +1,330 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
+)
+
+const (
+	// sweepEvery is how soon a token's end, or a leaf's, ends its connections.
+	sweepEvery = time.Second
+	// acceptPause is the wait after an accept that failed, for example for lack
+	// of file descriptors.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Broker is the local MQTT broker. Safe for concurrent use.
+type Broker struct {
+	cfg      Config
+	table    *pairing.Table
+	clock    gateway.Clock
+	up       gateway.Handler
+	log      *slog.Logger
+	server   *mqtt.Server
+	seed     maphash.Seed
+	counters counters
+	notices  *notices
+	ready    chan struct{}
+	addrs    []net.Addr     // set before ready is closed
+	running  sync.WaitGroup // what Run started
+
+	mu       sync.Mutex
+	closing  bool                   // guarded by mu
+	conns    map[*session]struct{}  // all connections, guarded by mu
+	waiting  map[string]int         // of those, not logged in, by source, guarded by mu
+	sessions map[string]*session    // logged in, by session id, guarded by mu
+	turns    map[string]*turn       // of leaves that have something to hand over, guarded by mu
+	inboxes  map[string]*inbox      // by session id, guarded by mu
+	wills    map[string]delayedWill // by session id, guarded by mu
+}
+
+// delayedWill is a will that waits for its leaf to come back.
+type delayedWill struct {
+	m   *gateway.Message
+	due time.Time // by the local monotonic clock
+}
+
+// New makes a broker that hands what leaves of the table publish to up. The
+// clock judges tokens and dates expiry. cfg must be valid.
+func New(cfg Config, table *pairing.Table, clock gateway.Clock, up gateway.Handler, log *slog.Logger) (*Broker, error) {
+	b := &Broker{
+		cfg:      cfg,
+		table:    table,
+		clock:    clock,
+		up:       up,
+		log:      log,
+		seed:     maphash.MakeSeed(),
+		notices:  newNotices(log),
+		ready:    make(chan struct{}),
+		conns:    make(map[*session]struct{}),
+		waiting:  make(map[string]int),
+		sessions: make(map[string]*session),
+		turns:    make(map[string]*turn),
+		inboxes:  make(map[string]*inbox),
+		wills:    make(map[string]delayedWill),
+	}
+	b.counters.s.Connects = make(map[ConnectResult]uint64)
+	b.counters.s.Refused = make(map[RefuseReason]uint64)
+	b.server = mqtt.New(serverOptions(cfg))
+	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
+		return nil, fmt.Errorf("cannot set up MQTT server: %w", err)
+	}
+	return b, nil
+}
+
+// serverOptions keeps mochi small: per connection 5 KB of heap instead of 56.
+func serverOptions(cfg Config) *mqtt.Options {
+	c := mqtt.NewDefaultServerCapabilities()
+	c.MaximumClientWritesPending = 64
+	c.MaximumInflight = 64
+	c.MaximumMessageExpiryInterval = 0 // lanes have their own time to live
+	c.MaximumSessionExpiryInterval = 7 * 24 * 60 * 60
+	c.MinimumProtocolVersion = version311
+	c.ReceiveMaximum = uint16(cfg.MaxInflightMessages)
+	c.MaximumQos = 1 // as the hub
+	c.RetainAvailable = 0
+	c.SharedSubAvailable = 0
+	c.TopicAliasMaximum = 0
+	return &mqtt.Options{
+		Capabilities:             c,
+		ClientNetReadBufferSize:  512,
+		ClientNetWriteBufferSize: 512,
+		SysTopicResendInterval:   24 * 60 * 60, // it stops the world, and nobody may read it
+		// mochi logs whole packets, payload and all. What is worth knowing is
+		// logged here.
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// Ready is closed when the broker listens.
+func (b *Broker) Ready() <-chan struct{} { return b.ready }
+
+// Addrs returns the addresses listened on, in the order of the configuration,
+// with the ports that were chosen for port 0. Nil before Ready is closed.
+func (b *Broker) Addrs() []net.Addr {
+	select {
+	case <-b.ready:
+		return b.addrs
+	default:
+		return nil
+	}
+}
+
+// State returns a snapshot.
+func (b *Broker) State() State {
+	s := b.counters.snapshot()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.Leaves = make(map[string]int, len(b.turns))
+	for leaf, t := range b.turns {
+		if t.sessions > 0 {
+			s.Leaves[leaf] = t.sessions
+		}
+	}
+	for _, n := range b.waiting {
+		s.Connecting += n
+	}
+	return s
+}
+
+// Run listens and serves until ctx ends. It returns an error if it cannot
+// listen. A broker runs once. At the end it waits a second for messages in
+// hand-over, so the path should still be running then: leaves send again what
+// they are not told about.
+func (b *Broker) Run(ctx context.Context) error {
+	listeners, err := listen(b.cfg.Listeners)
+	if err != nil {
+		return err
+	}
+	if err := b.server.Serve(); err != nil {
+		closeAll(listeners)
+		return fmt.Errorf("cannot start MQTT server: %w", err)
+	}
+	for _, l := range listeners {
+		b.addrs = append(b.addrs, l.Addr())
+		b.running.Go(func() { b.accept(ctx, l) })
+		b.log.Info("awaiting leaves", "address", l.Addr().String(), "tls", l.tls != nil)
+	}
+	b.running.Go(func() { b.sweep(ctx) })
+	close(b.ready)
+	<-ctx.Done()
+	closeAll(listeners)
+	b.turnAway()
+	b.running.Wait()
+	return b.server.Close()
+}
+
+// listener is an open listener with its TLS configuration, nil for plain text.
+type listener struct {
+	net.Listener
+	tls *tls.Config
+}
+
+func closeAll(listeners []listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// listen opens all listeners or none.
+func listen(cfgs []Listener) (listeners []listener, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(listeners)
+			listeners = nil
+		}
+	}()
+	for _, cfg := range cfgs {
+		l := listener{}
+		if !cfg.Plain {
+			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+			if err != nil {
+				return listeners, fmt.Errorf("cannot load certificate of listener %s: %w", cfg.Address, err)
+			}
+			l.tls = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+		}
+		if l.Listener, err = net.Listen("tcp", cfg.Address); err != nil {
+			return listeners, fmt.Errorf("cannot await leaves: %w", err)
+		}
+		listeners = append(listeners, l)
+		// Names can lie: what counts is where it listens.
+		if a, ok := l.Addr().(*net.TCPAddr); cfg.Plain && (!ok || !a.IP.IsLoopback()) {
+			return listeners, fmt.Errorf("listener %s can be reached from outside, and has no TLS", cfg.Address)
+		}
+	}
+	return listeners, nil
+}
+
+// accept serves the connections of a listener until it is closed.
+func (b *Broker) accept(ctx context.Context, l listener) {
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			b.welcome(ctx, l, c)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			b.notices.warn("accept", "cannot accept connections", slog.Any("error", err))
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// welcome starts serving a connection if there is room for it.
+func (b *Broker) welcome(ctx context.Context, l listener, c net.Conn) {
+	s := &session{b: b, source: sourceOf(c), stopping: ctx.Done(), ready: make(chan struct{}, 1)}
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx)) // it has its own goodbye
+	c.SetDeadline(time.Now().Add(b.cfg.ConnectTimeout.D()))        // an error shows in the first read
+	var handshake func() error
+	if l.tls != nil {
+		t := tls.Server(c, l.tls)
+		c, handshake = t, t.Handshake
+	}
+	s.conn = guard(c, s, b.cfg.WriteTimeout.D(), cancel)
+	if !b.enter(s) {
+		b.counters.connect(ConnectBusy)
+		b.notices.warn(s.source+" enter", "too many connections", slog.String("source", s.source))
+		c.Close()
+		cancel()
+		return
+	}
+	b.running.Go(func() { b.serve(ctx, s, handshake) })
+}
+
+func sourceOf(c net.Conn) string {
+	addr := c.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
+}
+
+// serve is the life of one connection.
+func (b *Broker) serve(ctx context.Context, s *session, handshake func() error) {
+	var err error
+	if handshake != nil {
+		err = handshake()
+	}
+	if err == nil {
+		err = b.establish(s)
+	}
+	s.conn.Close()
+	s.writing.Wait()
+	b.leave(s)
+	switch {
+	case s.client == nil || s.conn.fault != nil:
+		b.counters.count(func(st *State) { st.Garbage++ })
+		b.notices.warn(s.source+" garbage", "connection closed", slog.String("source", s.source), slog.String("leaf", s.leaf), slog.Any("reason", err))
+	case s.leaf != "":
+		b.log.Info("leaf disconnected", "leaf", s.leaf, "source", s.source, "reason", reasonText(err))
+	}
+	if s.will != nil && s.leaf != "" && !s.conn.goodbye {
+		b.sendWill(ctx, s)
+	}
+}
+
+func reasonText(err error) string {
+	if err == nil {
+		return "goodbye"
+	}
+	return err.Error()
+}
+
+// establish lets mochi serve the connection. A decoder that panics costs this
+// connection only; a panic within the path is a bug that must not be hidden.
+func (b *Broker) establish(s *session) (err error) {
+	defer func() {
+		if s.handing {
+			return
+		}
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in MQTT server: %v", r)
+			b.log.Error("MQTT server panicked", "source", s.source, "leaf", s.leaf, "panic", r, "stack", string(debug.Stack()))
+			b.forget(s)
+		}
+	}()
+	return b.server.EstablishConnection("", s.conn)
+}
+
+// forget removes what mochi leaves behind when it panics.
+func (b *Broker) forget(s *session) {
+	if s.client == nil {
+		return
+	}
+	b.server.UnsubscribeClient(s.client)
+	if cl, ok := b.server.Clients.Get(s.client.ID); ok && cl == s.client {
+		b.server.Clients.Delete(cl.ID)
+	}
+}
+
+// turnAway closes the connections that have not logged in, and lets nobody log
+// in any more. Each leaf's own session says goodbye to it.
+func (b *Broker) turnAway() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closing = true
+	for s := range b.conns {
+		if s.leaf == "" {
+			b.running.Go(func() { s.conn.Close() })
+		}
+	}
+}

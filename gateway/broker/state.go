@@ -1,0 +1,90 @@
+package broker
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// State is a snapshot for status and metrics. Counters count since the start.
+type State struct {
+	// Leaves holds the number of open connections of each connected leaf.
+	Leaves map[string]int
+	// Connecting is the number of open connections that have not logged in.
+	Connecting int
+	// Connects counts logins by their result.
+	Connects map[ConnectResult]uint64
+	// Published counts the messages handed over, by lane and by whether the
+	// leaf awaits an acknowledgement.
+	Published [gateway.Lanes]struct{ QoS0, QoS1 uint64 }
+	// Acknowledged counts the messages acknowledged to leaves.
+	Acknowledged uint64
+	// Resent counts messages that came again while the first copy was in
+	// hand-over, or in custody but not acknowledged: they were not taken twice.
+	Resent uint64
+	// Refused counts the messages not taken, by reason.
+	Refused map[RefuseReason]uint64
+	// Unanswered counts the twin requests and method answers that this version
+	// receives and does not serve.
+	Unanswered uint64
+	// Garbage counts the connections closed because what they sent is not MQTT.
+	Garbage uint64
+	// Wills counts the last wills handed over.
+	Wills uint64
+}
+
+// ConnectResult is how a login ended. The texts are label values of metrics.
+type ConnectResult string
+
+// The results of a login.
+const (
+	ConnectAccepted    ConnectResult = "accepted"
+	ConnectCredentials ConnectResult = "credentials" // unknown or disabled leaf, wrong password, token or id in it
+	ConnectExpired     ConnectResult = "expired"     // token of the past
+	ConnectClientID    ConnectResult = "client_id"   // not the id of the credential
+	ConnectUsername    ConnectResult = "username"    // missing or malformed
+	ConnectWill        ConnectResult = "will"        // a will that the leaf may not publish
+	ConnectVersion     ConnectResult = "version"     // neither MQTT 3.1.1 nor MQTT 5, or a feature that is not offered
+	ConnectBusy        ConnectResult = "busy"        // a bound is reached: to be tried again
+)
+
+// RefuseReason is why a message was not taken. The texts are label values of
+// metrics.
+type RefuseReason string
+
+// The reasons why a message is not taken.
+const (
+	RefuseTopic    RefuseReason = "topic"    // another leaf's, or none of the dialects'
+	RefuseQoS      RefuseReason = "qos"      // QoS 2
+	RefuseInflight RefuseReason = "inflight" // more than max_inflight_messages at once
+	RefuseTooLarge RefuseReason = "oversize" // larger than the hub takes
+	RefuseLeaf     RefuseReason = "leaf"     // unknown or disabled by now
+	RefuseFull     RefuseReason = "full"     // the store is at its bound
+	RefuseFailed   RefuseReason = "failed"   // the store cannot write, or the gateway is shutting down
+)
+
+// counters holds what State reports, except what is counted from the sessions.
+type counters struct {
+	mu sync.Mutex
+	s  State // guarded by mu; Leaves and Connecting unused
+}
+
+func (c *counters) count(f func(s *State)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.s)
+}
+
+func (c *counters) connect(r ConnectResult) { c.count(func(s *State) { s.Connects[r]++ }) }
+func (c *counters) refuse(r RefuseReason)   { c.count(func(s *State) { s.Refused[r]++ }) }
+
+// snapshot shares no memory with the counters.
+func (c *counters) snapshot() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.s
+	s.Connects = maps.Clone(s.Connects)
+	s.Refused = maps.Clone(s.Refused)
+	return s
+}

@@ -1,0 +1,110 @@
+package amqp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	goamqp "github.com/Azure/go-amqp"
+
+	"github.com/fieldgate/fieldgate/gateway/hub"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
+)
+
+// goodbye is how long the connection may take to close in good order.
+const goodbye = 2 * time.Second
+
+// conn is one connection to the hub.
+type conn struct {
+	*Transport
+	line     net.Conn
+	wire     *goamqp.Conn
+	cbs      *cbs
+	sessions sessions
+
+	live       context.Context // ends with Close
+	cancel     context.CancelFunc
+	background sync.WaitGroup // renewals and the reader of CBS answers
+
+	mu         sync.Mutex
+	identities map[string]time.Time // guarded by mu; leaf -> expiry of the last token put
+}
+
+func newConn(t *Transport, line *guard, wire *goamqp.Conn) *conn {
+	c := &conn{Transport: t, line: line.tcp, wire: wire, identities: make(map[string]time.Time)}
+	c.live, c.cancel = context.WithCancel(context.Background())
+	c.cbs = &cbs{conn: c, busy: make(chan struct{}, 1)}
+	c.sessions = sessions{conn: c, busy: make(chan struct{}, 1)}
+	return c
+}
+
+// Done is closed when the connection is lost.
+func (c *conn) Done() <-chan struct{} { return c.wire.Done() }
+
+// Err says why the connection is lost.
+func (c *conn) Err() error {
+	if err := c.wire.Err(); err != nil {
+		return faultOf(err)
+	}
+	return nil
+}
+
+// Close ends the connection. A hub that does not listen any more gets a moment.
+func (c *conn) Close() {
+	c.cancel()
+	timer := time.AfterFunc(goodbye, func() { c.line.Close() })
+	defer timer.Stop()
+	_ = c.wire.Close() // whatever it says, it is closed
+	c.background.Wait()
+}
+
+// Open proves the leaf's identity and opens its link.
+func (c *conn) Open(ctx context.Context, leaf string) (uplink.Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout.D())
+	defer cancel()
+	expiry, err := c.proveIdentity(ctx, leaf)
+	if err != nil {
+		return nil, err
+	}
+	s, sender, err := c.sessions.attach(ctx, leaf)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{conn: c, leaf: leaf, session: s, sender: sender}
+	l.keepIdentity(expiry)
+	return l, nil
+}
+
+// errFull says that the connection carries as many leaves as the hub allows.
+var errFull = fmt.Errorf("the connection carries %d leaves, its limit: waits for the token of a silent leaf to expire", hub.MaxIdentities)
+
+// admit makes room for one more token on the connection. The hub counts tokens,
+// and one that was put cannot be taken back: only those of leaves that have been
+// silent for a whole token's life make room.
+func (c *conn) admit(leaf string, now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.identities[leaf]; known || len(c.identities) < hub.MaxIdentities {
+		return nil
+	}
+	for other, expiry := range c.identities {
+		if expiry.Before(now) {
+			delete(c.identities, other)
+		}
+	}
+	if len(c.identities) < hub.MaxIdentities {
+		return nil
+	}
+	return &uplink.Fault{Remedy: uplink.Refused, Err: errFull}
+}
+
+// timeout says in our words that the hub did not answer in time.
+func timeout(ctx context.Context, err error, what string) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("hub does not answer: %s", what)
+	}
+	return err
+}

@@ -1,0 +1,147 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+const (
+	// stableAfter is how long a connection must have lasted for the next failure
+	// to count as the first one.
+	stableAfter = time.Minute
+	// timeCheck is how often an untrusted clock is looked at again.
+	timeCheck = time.Second
+	// farewell is how long the hub may take at the end to settle what it has.
+	farewell = 3 * time.Second
+)
+
+// throttle is the schedule of pauses that the hub asks for (wire contract,
+// section 6.4: SDKs use 5 s growing to 60 s, never less than 10 s).
+var throttle = schedule{10 * time.Second, time.Minute}
+
+// Parts are what an Uplink is made of.
+type Parts struct {
+	Transport Transport
+	Clock     gateway.Clock
+	Log       *slog.Logger
+	// Acked, if not nil, is told for each accepted message how long the hub took
+	// to settle it. It is called from many goroutines and must not block.
+	Acked func(time.Duration)
+}
+
+// Uplink keeps one connection to the hub and carries all leaves over it.
+type Uplink struct {
+	Parts
+	cfg     Config
+	backoff schedule
+	auth    schedule
+	tally   *tally
+	gate    gate
+	// records outlives connections: reconnecting must not shorten the wait of a
+	// leaf that the hub refuses. Only the feed of the present pump touches the map.
+	records map[string]*record
+}
+
+// New makes an uplink; cfg must be valid. Nothing happens before Run.
+func New(cfg Config, p Parts) *Uplink {
+	if p.Acked == nil {
+		p.Acked = func(time.Duration) {}
+	}
+	return &Uplink{
+		Parts:   p,
+		cfg:     cfg,
+		backoff: schedule{cfg.BackoffMin.D(), cfg.BackoffMax.D()},
+		auth:    schedule{cfg.AuthBackoffMin.D(), cfg.AuthBackoffMax.D()},
+		tally:   newTally(p.Clock),
+		records: make(map[string]*record),
+	}
+}
+
+// Run keeps the connection up and carries messages from the outbox until ctx
+// ends. It then lets the hub settle what is on its way, for a few seconds at
+// most, and returns nil. Everything it started has ended when it returns. It is
+// called once.
+func (u *Uplink) Run(ctx context.Context, out gateway.Outbox) error {
+	u.tally.begin()
+	failures := 0
+	for u.awaitTime(ctx) {
+		u.tally.update(func(s *State) { s.Attempts, s.Waiting = failures+1, "answer of the hub" })
+		lasted, err := u.connection(ctx, out, failures)
+		if ctx.Err() != nil {
+			break
+		}
+		if lasted >= stableAfter {
+			failures = 0
+		}
+		failures++
+		if !u.rest(ctx, failures, err) {
+			break
+		}
+	}
+	return nil
+}
+
+// awaitTime waits until the clock can be trusted: tokens and certificates would
+// be judged with a wrong time otherwise, and fail for ever. It says whether ctx
+// still runs.
+func (u *Uplink) awaitTime(ctx context.Context) bool {
+	if u.Clock().Quality != gateway.Unsynced {
+		return ctx.Err() == nil
+	}
+	u.Log.Warn("uplink waits for trusted time")
+	for u.Clock().Quality == gateway.Unsynced {
+		u.tally.wait("trusted time", timeCheck)
+		if !sleep(ctx, timeCheck) {
+			return false
+		}
+	}
+	u.Log.Info("time is trusted, uplink goes on")
+	return ctx.Err() == nil
+}
+
+// connection is the life of one connection. It returns how long it lasted and
+// why it ended.
+func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures int) (time.Duration, error) {
+	conn, err := u.Transport.Dial(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("cannot connect to hub: %w", err)
+	}
+	begin := time.Now()
+	u.tally.up()
+	u.Log.Info("connected to hub", "failed_attempts", failures)
+	out.LinkUp()
+	err = u.serve(ctx, conn, out)
+	// Everything that could settle has ended: what is left is custody's again.
+	out.LinkDown()
+	u.tally.down()
+	return time.Since(begin), fmt.Errorf("connection to hub lost: %w", err)
+}
+
+// rest waits before the next attempt, as the failure asks for. It says whether
+// ctx still runs.
+func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
+	var pause time.Duration
+	result := ConnectFailed
+	switch remedyOf(err) {
+	case Refused:
+		pause, result = u.auth.upper(failures), ConnectRefused
+	case Throttled:
+		pause, result = max(pauseOf(err), throttle.upper(failures)), ConnectThrottled
+	default:
+		if failures > 1 {
+			pause = u.backoff.full(failures - 1)
+		}
+	}
+	level := slog.LevelDebug // a repeated failure is no news
+	if failures == 1 {
+		level = slog.LevelWarn
+	}
+	u.Log.Log(ctx, level, "no connection to hub", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
+	u.tally.failed(result, err)
+	u.tally.wait("next attempt", pause)
+	return sleep(ctx, pause)
+}

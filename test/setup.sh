@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Installs what the tests use beside Go: Debian packages and the vendor's Node
+# packages. What is there already is left alone, so that without a network, or
+# the second time, this does nothing. What cannot be installed is only
+# mentioned: the tests that need it say so themselves.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+
+# One "program package" a line.
+needs='
+gcc gcc
+git git
+mosquitto mosquitto
+mosquitto_pub mosquitto-clients
+qemu-aarch64 qemu-user
+socat socat
+tmux tmux
+node nodejs
+npm npm
+'
+
+missing=()
+while read -r program package; do
+	[ -n "$program" ] || continue
+	command -v "$program" >/dev/null || missing+=("$package")
+done <<<"$needs"
+
+install_packages() {
+	local policy=/usr/sbin/policy-rc.d
+	# Debian starts a server when it installs one. The tests start their own.
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' | "$@" tee "$policy" >/dev/null
+		"$@" chmod +x "$policy"
+		# shellcheck disable=SC2064  # the words as they are now
+		trap "$* rm -f $policy" EXIT
+	fi
+	"$@" apt-get update -q
+	"$@" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "setup: missing Debian packages: ${missing[*]}"
+	if ! command -v apt-get >/dev/null; then
+		echo "setup: no apt-get here; tests that need them will be skipped"
+	elif [ "$(id -u)" = 0 ]; then
+		install_packages env
+	elif sudo -n true 2>/dev/null; then
+		install_packages sudo -n
+	else
+		echo "setup: not root; tests that need them will be skipped. To install: sudo apt-get install ${missing[*]}"
+	fi
+fi
+
+# npm notes in node_modules/.package-lock.json what it installed.
+lock=test/node/package-lock.json
+if [ -f "$lock" ] && [ ! test/node/node_modules/.package-lock.json -nt "$lock" ]; then
+	if command -v npm >/dev/null; then
+		(cd test/node && npm ci --no-audit --no-fund)
+		touch test/node/node_modules/.package-lock.json
+	else
+		echo "setup: no npm; tests with the vendor's device SDK will be skipped"
+	fi
+fi
