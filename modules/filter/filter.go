@@ -4,7 +4,7 @@
 // removes what matches; "keep" removes everything else.
 //
 //	[[module]]
-//	type = "filter"
+//	name = "filter"
 //	action = "drop"
 //	leaf = "pump-*"
 //	field = "pressure"
