@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -60,10 +61,8 @@ type Field []string
 // name that has a dot in it cannot be spelt.
 func ParseField(text string) (Field, error) {
 	f := Field(strings.Split(text, "."))
-	for _, name := range f {
-		if name == "" {
-			return nil, errors.New("is not the way to a field: write names with dots between them, like \"motor.temperature\"")
-		}
+	if slices.Contains(f, "") {
+		return nil, errors.New("is not the way to a field: write names with dots between them, like \"motor.temperature\"")
 	}
 	return f, nil
 }

@@ -154,7 +154,7 @@ func TestConcurrentUse(t *testing.T) {
 func TestCheckToken(t *testing.T) {
 	table, keys := newTable(t)
 	for i, id := range []string{"pump-1", "pump-2", "off-1"} {
-		k, err := identity.ParseKey(base64.StdEncoding.EncodeToString([]byte(fmt.Sprintf("%016d", i))))
+		k, err := identity.ParseKey(base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%016d", i)))
 		if err != nil {
 			t.Fatal(err)
 		}
