@@ -89,11 +89,12 @@ func (l *lane) journal(s *segment, last bool) bool {
 		return false
 	} // at the end only a database that is slow to close is in the way
 	l.mu.Lock()
-	sync := last || time.Since(s.journaled) >= l.store.tuning.journalLag
+	sync := last || time.Since(s.synced) >= l.store.tuning.syncLag
 	blocks := slices.Sorted(maps.Keys(s.unwritten))
 	records := s.takeNews(blocks)
+	s.journaled = time.Now()
 	if sync {
-		s.journaled = time.Now()
+		s.synced = s.journaled
 	}
 	skip := s.gone || len(records) == 0
 	l.mu.Unlock()

@@ -49,7 +49,8 @@ type segment struct {
 
 	unwritten map[uint32]struct{} // blocks with settled messages not in the journal
 	fresh     int                 // how many messages those are
-	journaled time.Time           // when the journal was last synced
+	journaled time.Time           // when the journal was last written
+	synced    time.Time           // when it was last synced
 }
 
 // blockEntry is the part of the table for one block.

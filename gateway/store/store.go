@@ -49,10 +49,11 @@ var _ gateway.Store = (*Store)(nil)
 type tuning struct {
 	retryAfter time.Duration // between attempts to get a new segment
 	idleAfter  time.Duration // a drained lane gives its head up
-	journalLag time.Duration // settled messages are in the journal after it
+	journalLag time.Duration // settled messages are in the journal after it: safe from kill -9
+	syncLag    time.Duration // and synced after this: safe from a power cut
 }
 
-var shippedTuning = tuning{retryAfter: time.Second, idleAfter: 5 * time.Second, journalLag: time.Second}
+var shippedTuning = tuning{retryAfter: time.Second, idleAfter: 5 * time.Second, journalLag: 20 * time.Millisecond, syncLag: time.Second}
 
 // Append implements gateway.Store.
 func (s *Store) Append(lane gateway.Lane, ms []*gateway.Message, state gateway.StoredState, done func([]gateway.Position, error)) {

@@ -17,10 +17,10 @@ import (
 )
 
 // fastTuning makes the store do at once what it otherwise does later.
-var fastTuning = tuning{retryAfter: time.Millisecond, idleAfter: time.Millisecond, journalLag: time.Millisecond}
+var fastTuning = tuning{retryAfter: time.Millisecond, idleAfter: time.Millisecond, journalLag: time.Millisecond, syncLag: time.Millisecond}
 
 // patientTuning keeps the head until the test ends.
-var patientTuning = tuning{retryAfter: time.Millisecond, idleAfter: time.Hour, journalLag: time.Millisecond}
+var patientTuning = tuning{retryAfter: time.Millisecond, idleAfter: time.Hour, journalLag: time.Millisecond, syncLag: time.Millisecond}
 
 func testConfig() Config {
 	cfg := DefaultConfig()
