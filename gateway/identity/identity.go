@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -19,8 +20,11 @@ import (
 )
 
 // Key is a symmetric key of a hub identity. The zero Key signs nothing. It
-// prints as "redacted" everywhere.
-type Key struct{ secret []byte }
+// prints as "redacted" everywhere; inside a function, because fmt does not ask a
+// value in an unexported field of something else how it wants to be printed.
+type Key struct {
+	mac func(text string) []byte // HMAC-SHA256 with the secret
+}
 
 // Bounds of a hub key, in bytes (identity registry, "16 to 64 bytes").
 const (
@@ -38,7 +42,11 @@ func ParseKey(text string) (Key, error) {
 	if len(b) < minKey || len(b) > maxKey {
 		return Key{}, fmt.Errorf("key has %d bytes, the hub's keys have %d to %d", len(b), minKey, maxKey)
 	}
-	return Key{b}, nil
+	return Key{func(text string) []byte {
+		h := hmac.New(sha256.New, b)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}}, nil
 }
 
 // ReadKeyFile reads a key from a file that holds nothing else.
@@ -55,13 +63,13 @@ func ReadKeyFile(path string) (Key, error) {
 }
 
 // IsZero says that there is no key.
-func (k Key) IsZero() bool { return len(k.secret) == 0 }
+func (k Key) IsZero() bool { return k.mac == nil }
 
 // String hides the key.
 func (k Key) String() string { return "redacted" }
 
-// GoString hides the key.
-func (k Key) GoString() string { return "redacted" }
+// Format hides the key, whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "redacted") }
 
 // LogValue hides the key in logs.
 func (k Key) LogValue() slog.Value { return slog.StringValue("redacted") }
@@ -69,15 +77,15 @@ func (k Key) LogValue() slog.Value { return slog.StringValue("redacted") }
 // sign returns the signature over the text that a token signs: the resource as
 // it stands in the token, a line feed, and the expiry.
 func (k Key) sign(rawResource, expiry string) []byte {
-	mac := hmac.New(sha256.New, k.secret)
-	mac.Write([]byte(rawResource + "\n" + expiry))
-	return mac.Sum(nil)
+	return k.mac(rawResource + "\n" + expiry)
 }
 
 // Token returns a SAS token for resource (not escaped, for example
-// "myhub.azure-devices.net/devices/pump-1") that is valid until expiry.
+// "myhub.azure-devices.net/devices/pump-1") that is valid until expiry, to the
+// second below. k must not be zero.
 func (k Key) Token(resource string, expiry time.Time) string {
-	sr := url.QueryEscape(resource)
+	// A space must be %20: a plus sign is a plus sign to whoever reads it.
+	sr := strings.ReplaceAll(url.QueryEscape(resource), "+", "%20")
 	se := strconv.FormatInt(expiry.Unix(), 10)
 	sig := url.QueryEscape(base64.StdEncoding.EncodeToString(k.sign(sr, se)))
 	return "SharedAccessSignature sr=" + sr + "&sig=" + sig + "&se=" + se
@@ -114,9 +122,10 @@ func ParseToken(text string) (Token, error) {
 			t.Policy, err = url.QueryUnescape(value)
 		case "se":
 			t.se = value
-			var s int64
-			s, err = strconv.ParseInt(value, 10, 64)
-			t.Expiry = time.Unix(s, 0).UTC()
+			// 40 bits reach beyond the year 36000; times beyond 2^63 wrap around.
+			var s uint64
+			s, err = strconv.ParseUint(value, 10, 40)
+			t.Expiry = time.Unix(int64(s), 0).UTC()
 		case "sig":
 			var b64 string
 			if b64, err = url.QueryUnescape(value); err == nil {
@@ -144,6 +153,9 @@ func (t Token) SignedBy(k Key) bool {
 // without case; the leaf id with case). What follows the leaf id is ignored, as
 // the hub does (wire contract, section 1.1, rule 3).
 func (t Token) Names(leaf string, hosts ...string) bool {
+	if leaf == "" {
+		return false
+	}
 	host, path, _ := strings.Cut(t.Resource, "/")
 	for _, h := range hosts {
 		if strings.EqualFold(h, host) {

@@ -496,6 +496,33 @@ func TestAppendAfterClose(t *testing.T) {
 	}
 }
 
+// TestSilentSyncError: Badger only logs that it could not sync the value log, and
+// reports the commit as done. Nothing may be acknowledged then.
+func TestSilentSyncError(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), testConfig(), patientTuning)
+	mustPut(t, s, gateway.LaneTelemetry, messages("a", 0, 5, 1000), gateway.Unread)
+	l := s.lanes[gateway.LaneTelemetry]
+	l.mu.Lock()
+	head := l.segments[len(l.segments)-1].db
+	l.mu.Unlock()
+	(*badgerLog)(head).Errorf("Error while curlf sync: %v\n", fs.ErrInvalid)
+
+	_, err := put(s, gateway.LaneTelemetry, messages("a", 5, 5, 1000), gateway.Unread)
+	if !errors.Is(err, gateway.ErrStoreFailed) {
+		t.Fatalf("append: %v", err)
+	}
+	if !errors.Is(s.State().Failing, gateway.ErrStoreFailed) {
+		t.Errorf("state: %v", s.State().Failing)
+	}
+	mustPut(t, s, gateway.LaneTelemetry, messages("a", 10, 5, 1000), gateway.Unread)
+	if s.State().Failing != nil {
+		t.Errorf("state after recovery: %v", s.State().Failing)
+	}
+	if got, want := seqs(readAll(t, s, gateway.LaneTelemetry)), append(span(0, 5), span(10, 5)...); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestForeignFolders(t *testing.T) {
 	write := func(name, text string) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {

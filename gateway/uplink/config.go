@@ -57,9 +57,9 @@ func DefaultConfig() Config {
 // Validate checks ranges. Errors are of type *gateway.KeyError.
 func (c *Config) Validate() error {
 	for _, k := range []struct {
-		key              string
-		value            gateway.Duration
-		shortest, longst time.Duration
+		key               string
+		value             gateway.Duration
+		shortest, longest time.Duration
 	}{
 		{"backoff_min", c.BackoffMin, 100 * time.Millisecond, time.Hour},
 		{"backoff_max", c.BackoffMax, c.BackoffMin.D(), time.Hour},
@@ -68,9 +68,9 @@ func (c *Config) Validate() error {
 		{"idle_detach", c.IdleDetach, time.Second, 24 * time.Hour},
 		{"stall_timeout", c.StallTimeout, time.Second, time.Hour},
 	} {
-		if k.value.D() < k.shortest || k.value.D() > k.longst {
+		if k.value.D() < k.shortest || k.value.D() > k.longest {
 			return gateway.BadKey(k.key, "%v is out of range: write %v to %v",
-				k.value, gateway.Duration(k.shortest), gateway.Duration(k.longst))
+				k.value, gateway.Duration(k.shortest), gateway.Duration(k.longest))
 		}
 	}
 	if c.Window < 1 || c.Window > 5000 {

@@ -1,7 +1,9 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -48,11 +50,14 @@ func (u *Uplink) serve(ctx context.Context, conn Conn, out gateway.Outbox) error
 	kill()
 	conn.Close()
 	<-ended
-	if err := conn.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), conn.Err()); err != nil {
 		return err
 	}
-	return context.Cause(ctx)
+	return errClosed
 }
+
+// errClosed stands for the words that the hub did not find when it hung up.
+var errClosed = errors.New("closed by the hub without a reason")
 
 // farewell lets the hub settle what it has: each message settled now is one that
 // is not sent twice.

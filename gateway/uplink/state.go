@@ -120,12 +120,16 @@ func (t *tally) wait(what string, d time.Duration) {
 	t.update(func(s *State) { s.Waiting, s.RetryAt = what, at })
 }
 
-// failed says that an attempt to connect, or a connection, ended with err.
-func (t *tally) failed(result string, err error) {
-	t.update(func(s *State) {
-		s.LastError = err.Error()
-		s.Connects[result]++
-	})
+// noConnection counts an attempt to connect that failed.
+func (t *tally) noConnection(err error) {
+	result := ConnectFailed
+	switch remedyOf(err) {
+	case Refused:
+		result = ConnectRefused
+	case Throttled:
+		result = ConnectThrottled
+	}
+	t.update(func(s *State) { s.Connects[result]++ })
 }
 
 // inflight counts messages that go to the hub and answers that come back.
@@ -143,9 +147,14 @@ func (t *tally) refused(leaf string, err error) (news bool) {
 	return news
 }
 
-// welcome notes that the hub took a message of a leaf.
-func (t *tally) welcome(leaf string) {
-	t.update(func(s *State) { delete(s.Refused, leaf) })
+// welcome notes that the hub took a message of a leaf; it says whether that is
+// news.
+func (t *tally) welcome(leaf string) (news bool) {
+	t.update(func(s *State) {
+		_, news = s.Refused[leaf]
+		delete(s.Refused, leaf)
+	})
+	return news
 }
 
 // throttled notes that the hub asked to wait.

@@ -176,7 +176,9 @@ func (s *stream) judge(f flight, err error) {
 		s.tally.update(func(t *State) { t.Accepted++ })
 		if s.accepted.Add(1) == 1 {
 			s.gate.accepted()
-			s.tally.welcome(s.leaf)
+			if s.tally.welcome(s.leaf) {
+				s.Log.Info("hub takes leaf again", "leaf", s.leaf)
+			}
 		}
 	case remedy == Poison:
 		s.refuse(f, err)
@@ -191,7 +193,8 @@ func (s *stream) judge(f flight, err error) {
 
 // refuse settles a message that the hub will never take.
 func (s *stream) refuse(f flight, err error) {
-	s.Log.Warn("hub refuses message", "leaf", s.leaf, "lane", f.delivery.Lane.String(), "seq", f.delivery.Seq, "error", err)
+	// Custody warns, when the message is on the shelf.
+	s.Log.Debug("hub refuses message", "leaf", s.leaf, "lane", f.delivery.Lane.String(), "seq", f.delivery.Seq, "error", err)
 	s.out.Settle(f.delivery, gateway.Refused, err.Error())
 	s.tally.update(func(t *State) { t.Rejected++ })
 }

@@ -108,6 +108,7 @@ func (u *Uplink) awaitTime(ctx context.Context) bool {
 func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures int) (time.Duration, error) {
 	conn, err := u.Transport.Dial(ctx)
 	if err != nil {
+		u.tally.noConnection(err)
 		return 0, fmt.Errorf("cannot connect to hub: %w", err)
 	}
 	begin := time.Now()
@@ -125,12 +126,11 @@ func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures in
 // ctx still runs.
 func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
 	var pause time.Duration
-	result := ConnectFailed
 	switch remedyOf(err) {
 	case Refused:
-		pause, result = u.auth.upper(failures), ConnectRefused
+		pause = u.auth.upper(failures)
 	case Throttled:
-		pause, result = max(pauseOf(err), throttle.upper(failures)), ConnectThrottled
+		pause = max(pauseOf(err), throttle.upper(failures))
 	default:
 		if failures > 1 {
 			pause = u.backoff.full(failures - 1)
@@ -141,7 +141,7 @@ func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
 		level = slog.LevelWarn
 	}
 	u.Log.Log(ctx, level, "no connection to hub", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
-	u.tally.failed(result, err)
+	u.tally.update(func(s *State) { s.LastError = err.Error() })
 	u.tally.wait("next attempt", pause)
 	return sleep(ctx, pause)
 }

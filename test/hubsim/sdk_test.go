@@ -52,21 +52,6 @@ func node(t *testing.T, env []string, script string, args ...string) []map[strin
 	return list
 }
 
-func start(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
-	t.Helper()
-	cfg.Dir = t.TempDir()
-	h, err := hubsim.Start(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return h
-}
-
 // The vendor's device SDK sends, the vendor's Event Hubs SDK and our own reader
 // read: none of them can tell the bench from the hub.
 func TestStockClients(t *testing.T) {

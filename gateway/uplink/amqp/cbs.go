@@ -2,6 +2,7 @@ package amqp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -59,6 +60,7 @@ func (b *cbs) get(ctx context.Context) (*cbsPair, error) {
 	if b.pair != nil {
 		select {
 		case <-b.pair.lost:
+			_ = b.pair.session.Close(ctx) // one link may have outlived the other
 		default:
 			return b.pair, nil
 		}
@@ -101,6 +103,9 @@ func (b *cbs) put(ctx context.Context, audience, token string) error {
 	id, answer := p.expect()
 	defer p.forget(id)
 	if err := p.sender.Send(ctx, request(id, audience, token), nil); err != nil {
+		if _, lost := errors.AsType[*goamqp.LinkError](err); lost {
+			_ = p.session.Close(ctx) // half a pair is none: get opens the next
+		}
 		return faultOf(timeout(ctx, err, "token request"))
 	}
 	select {

@@ -8,7 +8,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
-// Config is the table [uplink.amqp] of the configuration.
+// Config is the table [hub] of the configuration.
 type Config struct {
 	// Host is the name of the hub, as in "myhub.azure-devices.net": what tokens
 	// and addresses name, and what its certificate must be for.

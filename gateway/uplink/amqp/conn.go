@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -83,22 +84,34 @@ var errFull = fmt.Errorf("the connection carries %d leaves, its limit: waits for
 
 // admit makes room for one more token on the connection. The hub counts tokens,
 // and one that was put cannot be taken back: only those of leaves that have been
-// silent for a whole token's life make room.
-func (c *conn) admit(leaf string, now time.Time) error {
+// silent for a whole token's life make room. The place is taken at once, because
+// many leaves come at the same time; fresh says that it was not the leaf's before.
+func (c *conn) admit(leaf string, now time.Time) (fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, known := c.identities[leaf]; known || len(c.identities) < hub.MaxIdentities {
-		return nil
+	if _, known := c.identities[leaf]; known {
+		return false, nil
 	}
-	for other, expiry := range c.identities {
-		if expiry.Before(now) {
-			delete(c.identities, other)
-		}
+	if len(c.identities) >= hub.MaxIdentities {
+		maps.DeleteFunc(c.identities, func(_ string, expiry time.Time) bool { return expiry.Before(now) })
 	}
-	if len(c.identities) < hub.MaxIdentities {
-		return nil
+	if len(c.identities) >= hub.MaxIdentities {
+		return false, &uplink.Fault{Remedy: uplink.Refused, Err: errFull}
 	}
-	return &uplink.Fault{Remedy: uplink.Refused, Err: errFull}
+	c.identities[leaf] = now.Add(c.cfg.TokenTTL.D())
+	return true, nil
+}
+
+// admitted notes until when the hub counts the leaf's token; the zero time says
+// that there is none.
+func (c *conn) admitted(leaf string, expiry time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if expiry.IsZero() {
+		delete(c.identities, leaf)
+		return
+	}
+	c.identities[leaf] = expiry
 }
 
 // timeout says in our words that the hub did not answer in time.

@@ -16,24 +16,34 @@ import (
 // when it expires, by the gateway's clock.
 func (c *conn) proveIdentity(ctx context.Context, leaf string) (expiry time.Time, err error) {
 	now := c.clock().Wall
-	if err := c.admit(leaf, now); err != nil {
+	fresh, err := c.admit(leaf, now)
+	if err != nil {
 		return time.Time{}, err
 	}
-	expiry = now.Add(c.cfg.TokenTTL.D())
+	expiry = now.Add(c.cfg.TokenTTL.D()).Truncate(time.Second) // as a token says it
+	if err := c.putToken(ctx, leaf, expiry); err != nil {
+		if fresh {
+			c.admitted(leaf, time.Time{})
+		}
+		return time.Time{}, err
+	}
+	c.admitted(leaf, expiry)
+	return expiry, nil
+}
+
+// putToken signs a token and asks the hub to accept it.
+func (c *conn) putToken(ctx context.Context, leaf string, expiry time.Time) error {
 	token, err := c.tokens.DeviceToken(leaf, expiry)
 	if errors.Is(err, identity.ErrNoKey) {
-		return time.Time{}, &uplink.Fault{Remedy: uplink.Refused, Err: err}
+		return &uplink.Fault{Remedy: uplink.Refused, Err: err}
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cannot sign token: %w", err)
+		return fmt.Errorf("cannot sign token: %w", err)
 	}
 	if err := c.cbs.put(ctx, hub.Audience(c.cfg.Host, leaf), token); err != nil {
-		return time.Time{}, fmt.Errorf("token not accepted: %w", err)
+		return fmt.Errorf("token not accepted: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.identities[leaf] = expiry
-	return expiry, nil
+	return nil
 }
 
 // keepIdentity renews the leaf's token in place until the link is closed. A

@@ -40,12 +40,18 @@ func (l *link) Send(ctx context.Context, m *gateway.Message) (uplink.Receipt, er
 	return nil, l.fault(err)
 }
 
-// fault notes the end of the session, for those who come after.
+// fault notes the end of the session, for those who come after. A hub that takes
+// an open link away because of the identity may only have seen the token expire:
+// what it says to the next token tells (wire contract, section 3.11).
 func (l *link) fault(err error) error {
 	if _, ok := errors.AsType[*goamqp.SessionError](err); ok {
 		l.dead.Store(true)
 	}
-	return faultOf(err)
+	err = faultOf(err)
+	if f, ok := errors.AsType[*uplink.Fault](err); ok && f.Remedy == uplink.Refused {
+		return &uplink.Fault{Remedy: uplink.Again, Err: err}
+	}
+	return err
 }
 
 // Abort ends the whole session: a link cannot be closed while answers are

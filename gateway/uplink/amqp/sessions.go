@@ -35,7 +35,7 @@ func (p *sessions) attach(ctx context.Context, leaf string) (*session, *goamqp.S
 		sender, err := s.wire.NewSender(ctx, hub.TelemetryAddress(leaf), &goamqp.SenderOptions{
 			SettlementMode: goamqp.SenderSettleModeUnsettled.Ptr(),
 			Properties: map[string]any{
-				hub.LinkClientVersion: "fieldgate/" + version(),
+				hub.LinkClientVersion: p.about,
 				hub.LinkAPIVersion:    hub.APIVersion,
 			},
 		})

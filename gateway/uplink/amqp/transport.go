@@ -30,12 +30,13 @@ type Transport struct {
 	clock  gateway.Clock
 	log    *slog.Logger
 	roots  *x509.CertPool // nil means those of the system
+	about  string         // what we tell the hub of ourselves: product and version
 }
 
 // New makes a transport; cfg must be valid. It reads the CA file and fails when
 // there is no certificate in it.
 func New(cfg Config, tokens Tokens, clock gateway.Clock, log *slog.Logger) (*Transport, error) {
-	t := &Transport{cfg: cfg, tokens: tokens, clock: clock, log: log}
+	t := &Transport{cfg: cfg, tokens: tokens, clock: clock, log: log, about: "fieldgate/" + version()}
 	if cfg.CAFile == "" {
 		return t, nil
 	}
@@ -100,7 +101,7 @@ func (t *Transport) options() *goamqp.ConnOptions {
 		IdleTimeout:  2 * t.cfg.KeepAlive.D(),
 		WriteTimeout: t.cfg.KeepAlive.D(),
 		SASLType:     goamqp.SASLTypeAnonymous(),
-		Properties:   map[string]any{"product": "fieldgate", "version": version()},
+		Properties:   map[string]any{"product": t.about},
 	}
 }
 

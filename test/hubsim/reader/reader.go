@@ -128,7 +128,7 @@ func (r *Reader) start(ctx, running context.Context, e *endpoint) error {
 		return err
 	}
 	audience := "sb://" + e.address + "/" + e.path
-	answer, err := call(ctx, session, "$cbs", &amqp.Message{
+	_, err = call(ctx, session, "$cbs", &amqp.Message{
 		Value: e.token(audience),
 		ApplicationProperties: map[string]any{
 			"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": audience,
@@ -137,9 +137,10 @@ func (r *Reader) start(ctx, running context.Context, e *endpoint) error {
 	if err != nil {
 		return fmt.Errorf("put-token: %w", err)
 	}
-	if answer, err = call(ctx, session, "$management", &amqp.Message{ApplicationProperties: map[string]any{
+	answer, err := call(ctx, session, "$management", &amqp.Message{ApplicationProperties: map[string]any{
 		"operation": "READ", "type": "com.microsoft:eventhub", "name": e.path,
-	}}); err != nil {
+	}})
+	if err != nil {
 		return fmt.Errorf("read partitions: %w", err)
 	}
 	info, _ := answer.Value.(map[string]any)

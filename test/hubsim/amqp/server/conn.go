@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -461,9 +460,4 @@ func (c *Conn) finish() {
 	}
 	c.parts.Wait()
 	_ = c.nc.Close()
-}
-
-// log writes a debug record about the connection.
-func (c *Conn) log(msg string, args ...any) {
-	c.cfg.Log.Log(context.Background(), slog.LevelDebug, msg, append(args, "peer", c.nc.RemoteAddr())...)
 }

@@ -1,0 +1,367 @@
+package amqp_test
+
+import (
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/test/hubsim"
+)
+
+func TestManyLeavesShareOneConnection(t *testing.T) {
+	leaves := names(200)
+	b := newBench(t, leaves)
+	for range 5 {
+		for _, leaf := range leaves {
+			b.publish(leaf, 2)
+		}
+	}
+	b.awaitAll(leaves...)
+	for _, leaf := range leaves {
+		if d := b.checkOrder(leaf); d > 0 {
+			t.Errorf("%s: %d duplicates without any failure", leaf, d)
+		}
+	}
+	if s := b.hub.Stats(); s.ConnectionsEver != 1 || s.Identities != 200 {
+		t.Errorf("the hub saw %d connections with %d identities, want 1 with 200", s.ConnectionsEver, s.Identities)
+	}
+}
+
+func TestMessageArrivesWithEverythingItHad(t *testing.T) {
+	const leaf = "pump %1#" // an id that must be escaped in addresses
+	b := newBench(t, []string{leaf})
+	expiry := time.Now().Add(time.Hour).UTC().Truncate(time.Millisecond)
+	b.path.Handle(t.Context(), &gateway.Message{
+		Leaf: leaf, Lane: gateway.LaneAlarm, Channel: "bearing", Kind: gateway.Will,
+		System: gateway.System{
+			MessageID: "m-1", CorrelationID: "c-1", UserID: "u-1", ContentType: "application/json",
+			ContentEncoding: "utf-8", Expiry: expiry, CreationTime: "2026-01-02T03:04:05Z", Schema: "s", OutputName: "o",
+		},
+		Properties: []gateway.Property{{Name: "site", Value: "north"}, {Name: "fieldgate-seq", Value: "99"}},
+		Body:       []byte(`{"t":1}`),
+	}, func(error) {})
+	b.await("arrival", func() bool { return b.hub.Stats().Messages == 1 })
+	var a hubsim.Arrival
+	for a = range b.hub.Arrivals() {
+	}
+	if a.Device != leaf || string(a.Body) != `{"t":1}` || a.MessageID != "m-1" || a.CorrelationID != "c-1" ||
+		a.UserID != "u-1" || a.ContentType != "application/json" || a.ContentEncoding != "utf-8" || !a.Expiry.Equal(expiry) {
+		t.Errorf("got %+v", a)
+	}
+	captured, err := time.Parse(time.RFC3339Nano, a.Properties["fieldgate-captured"])
+	if err != nil || time.Since(captured) > time.Hour || time.Since(captured) < 0 {
+		t.Errorf("capture time %v, %v", captured, err)
+	}
+	delete(a.Properties, "fieldgate-captured")
+	delete(a.Properties, "fieldgate-start")
+	want := map[string]string{
+		"site": "north", "fieldgate-lane": "alarm", "fieldgate-seq": "1", "fieldgate-clock": "synced",
+		"fieldgate-channel": "bearing", "iothub-MessageType": "Will", "iothub-creation-time-utc": "2026-01-02T03:04:05Z",
+		"iothub-message-schema": "s", "iothub-outputname": "o",
+	}
+	if !maps.Equal(a.Properties, want) {
+		t.Errorf("properties:\ngot  %v\nwant %v", a.Properties, want)
+	}
+}
+
+func TestRefusedTokenCostsItsLeafOnly(t *testing.T) {
+	leaves := names(3)
+	bad, good := leaves[0], leaves[1:]
+	b := newBench(t, leaves, func(s *settings) { s.uplink.AuthBackoffMin = gateway.Duration(50 * time.Millisecond) })
+	b.hub.RefuseToken(bad, true)
+	for _, leaf := range leaves {
+		b.publish(leaf, 50)
+	}
+	b.awaitAll(good...)
+	b.await("the refusal is in the state", func() bool { return strings.Contains(b.uplink.State().Refused[bad], "401") })
+	if got := b.arrived(bad); len(got) != 0 {
+		t.Fatalf("%d messages of the refused leaf arrived", len(got))
+	}
+	b.hub.RefuseToken(bad, false)
+	b.awaitAll(bad)
+	b.checkOrder(bad)
+	b.await("the refusal is over", func() bool { return len(b.uplink.State().Refused) == 0 })
+	if s := b.hub.Stats(); s.ConnectionsEver != 1 {
+		t.Errorf("%d connections, want 1", s.ConnectionsEver)
+	}
+}
+
+func TestLinkTakenAwayIsOpenedWithAFreshToken(t *testing.T) {
+	b := newBench(t, names(1))
+	for range 3 {
+		b.publish("leaf-001", 5)
+		b.awaitAll("leaf-001")
+		b.hub.DetachLink("leaf-001", "amqp:unauthorized-access")
+	}
+	b.publish("leaf-001", 5)
+	b.awaitAll("leaf-001")
+	b.checkOrder("leaf-001")
+	if s := b.uplink.State(); s.Recalls == 0 || len(s.Refused) > 0 {
+		t.Errorf("state %+v", s)
+	}
+}
+
+func TestDisabledLeafIsRefusedUntilItIsEnabled(t *testing.T) {
+	leaves := names(2)
+	b := newBench(t, leaves, func(s *settings) { s.uplink.AuthBackoffMin = gateway.Duration(50 * time.Millisecond) })
+	for _, leaf := range leaves {
+		b.publish(leaf, 5)
+	}
+	b.awaitAll(leaves...)
+	b.hub.SetEnabled(leaves[0], false)
+	for _, leaf := range leaves {
+		b.publish(leaf, 5)
+	}
+	b.awaitAll(leaves[1])
+	b.await("the leaf is refused", func() bool { return b.uplink.State().Refused[leaves[0]] != "" })
+	b.hub.SetEnabled(leaves[0], true)
+	b.awaitAll(leaves[0])
+	b.checkOrder(leaves[0])
+}
+
+func TestLeafWithoutKeyIsNamed(t *testing.T) {
+	b := newBench(t, []string{"known"})
+	b.publish("stranger", 1)
+	b.publish("known", 1)
+	b.awaitAll("known")
+	b.await("the stranger is named", func() bool { return strings.Contains(b.uplink.State().Refused["stranger"], "no key") })
+}
+
+// disturb publishes while it does something to the hub again and again.
+func disturb(b *bench, leaves []string, times int, something func()) {
+	for range times {
+		for _, leaf := range leaves {
+			b.publish(leaf, 100)
+		}
+		before := b.hub.Stats().Messages
+		b.await("something arrives", func() bool { return b.hub.Stats().Messages > before })
+		something()
+	}
+	b.awaitAll(leaves...)
+	for _, leaf := range leaves {
+		b.checkOrder(leaf)
+	}
+	if s := b.hub.Stats(); s.ConnectionsEver != 1 {
+		b.t.Errorf("%d connections, want 1", s.ConnectionsEver)
+	}
+}
+
+func TestDetachedLinkKeepsOrder(t *testing.T) {
+	leaves := names(4)
+	b := newBench(t, leaves)
+	b.hub.SlowSettle(5 * time.Millisecond)
+	detached := 0
+	disturb(b, leaves, 10, func() { detached += b.hub.DetachLink(leaves[0], "amqp:link:detach-forced") })
+	if detached == 0 {
+		t.Error("no link was ever detached")
+	}
+}
+
+func TestEndedSessionKeepsOrder(t *testing.T) {
+	leaves := names(6)
+	b := newBench(t, leaves, func(s *settings) { s.amqp.LeavesPerSession = 3 })
+	b.hub.SlowSettle(5 * time.Millisecond)
+	ended := 0
+	disturb(b, leaves, 5, func() { ended += b.hub.EndSession(leaves[0]) })
+	if ended == 0 {
+		t.Error("no session was ever ended")
+	}
+}
+
+func TestResetConnectionKeepsOrder(t *testing.T) {
+	leaves := names(3)
+	b := newBench(t, leaves, func(s *settings) { s.uplink.BackoffMin = gateway.Duration(10 * time.Millisecond) })
+	b.hub.SlowSettle(2 * time.Millisecond)
+	for range 4 {
+		for _, leaf := range leaves {
+			b.publish(leaf, 200)
+		}
+		before := b.hub.Stats().Messages
+		b.await("something arrives", func() bool { return b.hub.Stats().Messages > before })
+		b.hub.Reset()
+		b.await("the connection is back", func() bool { return b.uplink.State().Connected })
+	}
+	b.awaitAll(leaves...)
+	for _, leaf := range leaves {
+		b.checkOrder(leaf)
+	}
+	if s := b.uplink.State(); s.Connects["ok"] < 4 || s.LastError == "" || s.Offline <= 0 {
+		t.Errorf("state %+v", s)
+	}
+}
+
+func TestSilentCutIsNoticed(t *testing.T) {
+	b := newBench(t, names(2), func(s *settings) {
+		s.amqp.KeepAlive = gateway.Duration(time.Second)
+		s.amqp.Timeout = gateway.Duration(2 * time.Second)
+		s.uplink.BackoffMin = gateway.Duration(100 * time.Millisecond)
+	})
+	b.publish("leaf-001", 10)
+	b.awaitAll("leaf-001")
+	b.hub.Cut()
+	// Enough to fill the socket, so that the writer hangs when the reader notices.
+	big := make([]byte, 200<<10)
+	for range 60 {
+		b.path.Handle(t.Context(), &gateway.Message{Leaf: "leaf-002", Lane: gateway.LaneTelemetry, Body: big}, func(error) {})
+	}
+	b.await("the cut is noticed", func() bool { return !b.uplink.State().Connected })
+	b.publish("leaf-001", 10)
+	b.hub.Restore()
+	b.awaitAll("leaf-001")
+	b.checkOrder("leaf-001")
+}
+
+func TestTokensAreRenewedInPlace(t *testing.T) {
+	leaves := names(5)
+	b := newBench(t, leaves, func(s *settings) { s.amqp.TokenTTL = gateway.Duration(2 * time.Second) })
+	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for _, leaf := range leaves {
+			b.publish(leaf, 1)
+		}
+	}
+	b.awaitAll(leaves...)
+	for _, leaf := range leaves {
+		if d := b.checkOrder(leaf); d > 0 {
+			t.Errorf("%s: %d duplicates", leaf, d)
+		}
+	}
+	if s := b.uplink.State(); s.Recalls != 0 || s.Connects["ok"] != 1 {
+		t.Errorf("a link was lost: %+v", s)
+	}
+}
+
+func TestRefusedRenewalCostsItsLeafOnly(t *testing.T) {
+	leaves := names(2)
+	b := newBench(t, leaves, func(s *settings) { s.amqp.TokenTTL = gateway.Duration(2 * time.Second) })
+	for _, leaf := range leaves {
+		b.publish(leaf, 1)
+	}
+	b.awaitAll(leaves...)
+	b.hub.RefuseToken(leaves[0], true)
+	b.await("the leaf is refused", func() bool {
+		b.publish(leaves[0], 1)
+		b.publish(leaves[1], 1)
+		return b.uplink.State().Refused[leaves[0]] != ""
+	})
+	b.awaitAll(leaves[1])
+	if d := b.checkOrder(leaves[1]); d > 0 {
+		t.Errorf("%s: %d duplicates", leaves[1], d)
+	}
+}
+
+func TestIdleLeafIsDetachedAndComesBack(t *testing.T) {
+	b := newBench(t, names(2), func(s *settings) { s.uplink.IdleDetach = gateway.Duration(100 * time.Millisecond) })
+	for range 3 {
+		b.publish("leaf-001", 5)
+		b.publish("leaf-002", 5)
+		b.awaitAll("leaf-001", "leaf-002")
+		b.await("links are gone", func() bool { return b.uplink.State().Links == 0 && b.hub.Stats().Links == 2 }) // $cbs stays
+	}
+	if s := b.uplink.State(); s.Recalls != 0 {
+		t.Errorf("detaching cost something: %+v", s)
+	}
+	if d := b.checkOrder("leaf-001"); d > 0 {
+		t.Errorf("%d duplicates", d)
+	}
+}
+
+func TestRejectedMessageIsShelvedAndTheRestGoesOn(t *testing.T) {
+	b := newBench(t, names(1))
+	b.publish("leaf-001", 1)
+	b.awaitAll("leaf-001")
+	b.hub.Reject("leaf-001", "com.microsoft:argument-error", 1)
+	b.publish("leaf-001", 20)
+	b.await("the rest", func() bool { return b.complete("leaf-001", 2) })
+	if got := b.arrived("leaf-001"); slices.Contains(got, 2) {
+		t.Errorf("the rejected message arrived: %v", got)
+	}
+	b.await("shelved", func() bool { return b.uplink.State().Rejected == 1 })
+}
+
+func TestThrottledHubIsLeftAlone(t *testing.T) {
+	b := newBench(t, names(2))
+	b.publish("leaf-001", 1)
+	b.awaitAll("leaf-001")
+	b.hub.Throttle(true)
+	b.publish("leaf-001", 10)
+	b.await("the pause", func() bool { return b.uplink.State().ClosedUntil.After(time.Now()) })
+	b.hub.Throttle(false)
+	b.publish("leaf-002", 1) // waits for the end of the pause like everybody
+	b.awaitAll("leaf-001", "leaf-002")
+	b.checkOrder("leaf-001")
+	if s := b.uplink.State(); s.Throttled != 1 || s.Rejected != 0 || !s.ClosedUntil.IsZero() {
+		t.Errorf("state %+v", s)
+	}
+}
+
+func TestUnansweredMessageEndsItsSession(t *testing.T) {
+	leaves := names(2)
+	b := newBench(t, leaves, func(s *settings) { s.uplink.StallTimeout = gateway.Duration(200 * time.Millisecond) })
+	b.hub.SettleNever(true)
+	b.publish("leaf-001", 10)
+	b.await("the stall", func() bool { return b.uplink.State().Recalls > 0 })
+	b.hub.SettleNever(false)
+	b.awaitAll("leaf-001")
+	b.checkOrder("leaf-001")
+	b.await("settled", func() bool { return b.uplink.State().Inflight == 0 })
+	if s := b.hub.Stats(); s.ConnectionsEver != 1 {
+		t.Errorf("%d connections, want 1", s.ConnectionsEver)
+	}
+}
+
+func TestUplinkWaitsForTrustedTime(t *testing.T) {
+	quality := make(chan gateway.TimeQuality, 1)
+	quality <- gateway.Unsynced
+	b := newBench(t, names(1), func(s *settings) {
+		s.clock = func() gateway.Instant {
+			i := systemClock()
+			q := <-quality
+			quality <- q
+			i.Quality = q
+			return i
+		}
+	})
+	b.publish("leaf-001", 1)
+	b.await("the reason is said", func() bool { return b.uplink.State().Waiting == "trusted time" })
+	if s := b.hub.Stats(); s.ConnectionsEver != 0 {
+		t.Error("it connected with a clock that is not to be trusted")
+	}
+	<-quality
+	quality <- gateway.Synced
+	b.awaitAll("leaf-001")
+}
+
+func TestLinksOpenAgainAfterTheTokenPairIsLost(t *testing.T) {
+	b := newBench(t, names(2))
+	b.publish("leaf-001", 1)
+	b.awaitAll("leaf-001")
+	if b.hub.DetachLink("", "amqp:link:detach-forced") == 0 {
+		t.Fatal("the hub on the bench detached nothing")
+	}
+	b.publish("leaf-002", 1)
+	b.awaitAll("leaf-002")
+}
+
+func TestNothingRunsOnAfterRun(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("a busy uplink", func(t *testing.T) {
+		leaves := names(20)
+		b := newBench(t, leaves)
+		b.hub.SlowSettle(time.Millisecond)
+		for _, leaf := range leaves {
+			b.publish(leaf, 50)
+		}
+		b.await("something arrives", func() bool { return b.hub.Stats().Messages > 0 })
+		b.end()
+	})
+	for limit := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/fieldgate/fieldgate/test/leafsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/site"
+)
+
+// While the hub takes messages promptly, none of them touches the flash.
+func TestRelayWritesNothing(t *testing.T) {
+	ctx := testContext(t, 2*patience)
+	list := devices(6, site.SDK, site.MQTT5, site.Serial)
+	// What is prompt is not judged by the clock of a machine that runs other
+	// tests: the hub may take half a minute.
+	s := running(ctx, t, site.Plan{Leaves: list, Config: site.Config{Lane: "spill_after = \"30s\"\n"}})
+	must(t, s.Await(ctx, "the link to the hub", func() bool { return metric(ctx, s, "fieldgate_uplink_up") == 1 }))
+	before := footprint(t, filepath.Join(s.DataDir(), "store"))
+	crew := launch(ctx, t, s, list, leafsim.Options{Count: 200, AlarmEvery: 10, Size: 1000})
+	must(t, s.Await(ctx, "all messages to be acknowledged", func() bool { return crew.Stats().Acked == 200*uint64(len(list)) }))
+	allArrived(ctx, t, s)
+	if after := footprint(t, filepath.Join(s.DataDir(), "store")); after != before {
+		t.Errorf("the store's files were\n%s\nand are\n%s", before, after)
+	}
+	if n := metric(ctx, s, "fieldgate_store_written_bytes_total"); n != 0 {
+		t.Errorf("%v bytes were written", n)
+	}
+}
+
+// footprint is name, size and time of every file below a folder.
+func footprint(t *testing.T, dir string) string {
+	t.Helper()
+	var all string
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		all += fmt.Sprintln(path, info.Size(), info.ModTime().UnixNano())
+		return nil
+	})
+	must(t, err)
+	return all
+}
+
+// The disk fills up while the hub is away: leaves are held back, nothing breaks,
+// and all goes on by itself when there is room again.
+func TestDiskFull(t *testing.T) {
+	if os.Geteuid() != 0 {
+		need(t, "a small file system cannot be mounted without root")
+	}
+	ctx := testContext(t, 3*patience)
+	small := folder(t)
+	if err := syscall.Mount("fieldgate-e2e", small, "tmpfs", 0, "size=96m"); err != nil {
+		need(t, "cannot mount a tmpfs: "+err.Error())
+	}
+	// Registered before the site, so it comes after its end.
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	list := devices(4, site.SDK, site.MQTT5, site.MQTT3, site.Serial)
+	s := newSite(ctx, t, site.Plan{Leaves: list, Config: site.Config{
+		DataDir: filepath.Join(small, "data"),
+		Store:   "allow_any_filesystem = true\nmin_free = \"8MiB\"\nsegment_size = \"1MiB\"\n",
+	}})
+	must(t, s.Cut(ctx))
+	must(t, s.StartGateway(ctx))
+	crew := launch(ctx, t, s, list, leafsim.Options{Size: 2000})
+	must(t, s.Await(ctx, "leaves to be acknowledged", func() bool { return crew.Stats().Acked > 200 }))
+
+	filler := filepath.Join(small, "filler")
+	fill(t, filler)
+	refused := func() float64 { return metric(ctx, s, "fieldgate_store_rejected_total") }
+	must(t, s.Await(ctx, "the store to refuse for want of room", func() bool { return refused() > 0 }))
+	// A refusal more is proof that leaves come back and are held off again.
+	was := refused()
+	must(t, s.Await(ctx, "leaves to be held off again", func() bool { return refused() > was }))
+
+	must(t, os.Remove(filler))
+	acked := crew.Stats().Acked
+	must(t, s.Await(ctx, "leaves to go on when there is room", func() bool { return crew.Stats().Acked > acked+200 }))
+	must(t, s.Restore(ctx))
+	must(t, crew.Finish(ctx))
+	allArrived(ctx, t, s)
+}
+
+// fill writes to a file until the file system has no room left.
+func fill(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.Create(file)
+	must(t, err)
+	block := make([]byte, 64<<10)
+	for err == nil {
+		_, err = f.Write(block)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	must(t, f.Close())
+}

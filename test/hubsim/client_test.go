@@ -1,0 +1,168 @@
+package hubsim_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	goamqp "github.com/Azure/go-amqp"
+
+	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/hubsim/sas"
+)
+
+// patience bounds every wait of the tests. It is not a claim about speed.
+const patience = 30 * time.Second
+
+func start(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	hub, err := hubsim.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hub.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return hub
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// client is a stock go-amqp client with one session.
+type client struct {
+	t       *testing.T
+	hub     *hubsim.Hub
+	conn    *goamqp.Conn
+	session *goamqp.Session
+	cbs     *goamqp.Sender
+	answers *goamqp.Receiver
+}
+
+func clientTLS(t *testing.T, info hubsim.Info) *tls.Config {
+	t.Helper()
+	pem, err := os.ReadFile(info.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("ca.pem holds no certificate")
+	}
+	return &tls.Config{RootCAs: roots, ServerName: info.Host}
+}
+
+func dial(t *testing.T, hub *hubsim.Hub, opts *goamqp.ConnOptions) *client {
+	t.Helper()
+	info := hub.Info()
+	if opts == nil {
+		opts = &goamqp.ConnOptions{}
+	}
+	opts.TLSConfig, opts.HostName = clientTLS(t, info), info.Host
+	ctx := within(t)
+	conn, err := goamqp.Dial(ctx, "amqps://"+net.JoinHostPort(info.Bind, strconv.Itoa(info.AMQPPort)), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	c := &client{t: t, hub: hub, conn: conn}
+	c.session = c.begin()
+	return c
+}
+
+func (c *client) begin() *goamqp.Session {
+	c.t.Helper()
+	s, err := c.conn.NewSession(within(c.t), nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// put puts a token and returns the status of the answer.
+func (c *client) put(token string) int {
+	c.t.Helper()
+	ctx := within(c.t)
+	var err error
+	if c.cbs == nil {
+		s := c.begin()
+		if c.cbs, err = s.NewSender(ctx, "$cbs", nil); err != nil {
+			c.t.Fatal(err)
+		}
+		if c.answers, err = s.NewReceiver(ctx, "$cbs", nil); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	replyTo := "cbs"
+	err = c.cbs.Send(ctx, &goamqp.Message{
+		Properties: &goamqp.MessageProperties{MessageID: "1", ReplyTo: &replyTo},
+		ApplicationProperties: map[string]any{
+			"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": "whoever",
+		},
+		Value: token,
+	}, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	answer, err := c.answers.Receive(ctx, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.answers.AcceptMessage(ctx, answer); err != nil {
+		c.t.Fatal(err)
+	}
+	if answer.Properties.CorrelationID != "1" {
+		c.t.Errorf("correlation id of the answer: got %v, want 1", answer.Properties.CorrelationID)
+	}
+	return int(answer.ApplicationProperties["status-code"].(int32))
+}
+
+// login puts a good token for the device.
+func (c *client) login(device string) {
+	c.t.Helper()
+	if status := c.put(token(c.t, c.hub, device, time.Now().Add(time.Hour))); status != 200 {
+		c.t.Fatalf("put-token for %s: got %d, want 200", device, status)
+	}
+}
+
+func (c *client) sender(device string) *goamqp.Sender {
+	c.t.Helper()
+	s, err := c.session.NewSender(within(c.t), "/devices/"+device+"/messages/events", nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// token makes a token with the device's own key.
+func token(t *testing.T, hub *hubsim.Hub, device string, expiry time.Time) string {
+	t.Helper()
+	info := hub.Info()
+	key := decode(t, part(info.Devices[device].ConnectionString, "SharedAccessKey"))
+	return sas.New(info.Host+"/devices/"+device, "", key, expiry)
+}
+
+// part returns a part of a connection string.
+func part(connection, name string) string {
+	for field := range strings.SplitSeq(connection, ";") {
+		if k, v, _ := strings.Cut(field, "="); k == name {
+			return v
+		}
+	}
+	return ""
+}

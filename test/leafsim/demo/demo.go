@@ -1,0 +1,262 @@
+// Package demo tells the main job of the gateway as a story that runs by
+// itself: leaves send, the link to the hub breaks, the gateway is killed, the
+// link returns, and everything that was acknowledged has arrived, in order.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/fieldgate/fieldgate/test/leafsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/site"
+)
+
+// Options say how the story is told.
+type Options struct {
+	Bin    string        // folder with the programs fieldgate and hubsim
+	Dir    string        // an empty folder for everything
+	Leaves int           // leaves over MQTT; two more come over serial lines
+	Length time.Duration // of the story until the last part, the draining
+	Rate   float64       // messages per second of each leaf
+	Out    io.Writer     // where it is told
+}
+
+// The parts of the story, in thirtieths of its length.
+const (
+	online  = 8
+	offline = 5 // before the gateway is killed
+	killed  = 5 // after it was killed, still offline
+	back    = 8
+)
+
+// patience bounds every wait for something that must happen.
+const patience = time.Minute
+
+// story is the telling of one.
+type story struct {
+	o    Options
+	site *site.Site
+	crew *site.Crew
+
+	started time.Time
+	part    string
+	cut     bool
+	tail    []string // faults that the table does not show
+	shown   uint64   // acknowledged, at the last line
+	shownAt time.Time
+	crowd   int // looks in a row that saw more than one connection
+}
+
+// Run tells the story. It returns nil when every promise was kept. Everything
+// it started has ended then; the folder stays.
+func Run(ctx context.Context, o Options) (err error) {
+	s := &story{o: o}
+	s.say("Starting a hub, a gateway and %d leaves in %s", o.Leaves+2, o.Dir)
+	s.site, err = site.New(ctx, site.Plan{Dir: o.Dir, Bin: o.Bin, Leaves: devices(o.Leaves)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.site.Close()) }()
+	if err := s.tell(ctx); err != nil {
+		return err
+	}
+	return s.judge(ctx)
+}
+
+// devices mixes the kinds of leaf.
+func devices(mqtt int) (list []site.Device) {
+	names := []string{site.SDK: "sdk", site.MQTT3: "pump", site.MQTT5: "valve"}
+	kinds := []site.Kind{site.SDK, site.MQTT3, site.MQTT5}
+	for i := range mqtt {
+		kind := kinds[i%len(kinds)]
+		list = append(list, site.Device{ID: fmt.Sprintf("%s-%02d", names[kind], i+1), Kind: kind})
+	}
+	return append(list, site.Device{ID: "meter-1", Kind: site.Serial}, site.Device{ID: "meter-2", Kind: site.Serial})
+}
+
+func (s *story) say(format string, args ...any) { fmt.Fprintf(s.o.Out, format+"\n", args...) }
+
+// tell goes through the parts.
+func (s *story) tell(ctx context.Context) error {
+	if err := s.site.StartGateway(ctx); err != nil {
+		return err
+	}
+	// The leaves outlive ctx for a moment: Abandon ends them, before the
+	// gateway is stopped.
+	var err error
+	s.crew, err = s.site.Launch(context.WithoutCancel(ctx), devices(s.o.Leaves), leafsim.Options{Rate: s.o.Rate, AlarmEvery: 20, Size: 200})
+	if err != nil {
+		return err
+	}
+	defer s.crew.Abandon()
+	if err := s.await(ctx, "all leaves to connect", func() bool { return s.crew.Stats().Connected }); err != nil {
+		return err
+	}
+	s.say("%8s  %-12s %12s %8s %15s %8s %15s", "time", "part", "acknowledged", "per s", "backlog on disk", "arrived", "hub connections")
+	s.started, s.shownAt = time.Now(), time.Now()
+	for _, part := range []func(context.Context) error{s.online, s.offline, s.killed, s.back, s.drain} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) online(ctx context.Context) error {
+	s.part = "online"
+	if err := s.watch(ctx, online); err != nil {
+		return err
+	}
+	if len(s.site.Arrivals()) == 0 {
+		return errors.New("nothing arrived at the hub while the link was up")
+	}
+	return nil
+}
+
+func (s *story) offline(ctx context.Context) error {
+	s.say("-- the link to the hub is cut: no FIN, packets just stop --")
+	if err := s.site.Cut(ctx); err != nil {
+		return err
+	}
+	s.part, s.cut = "link cut", true
+	before := s.crew.Stats().Acked
+	if err := s.watch(ctx, offline); err != nil {
+		return err
+	}
+	return s.await(ctx, "leaves to be acknowledged without the hub, from disk", func() bool {
+		return s.crew.Stats().Acked > before && s.backlog(ctx) > 0
+	})
+}
+
+func (s *story) killed(ctx context.Context) error {
+	s.say("-- the gateway is killed with signal 9, and started again --")
+	s.site.Gateway().Kill()
+	before := s.crew.Stats().Acked
+	if err := s.site.StartGateway(ctx); err != nil {
+		return err
+	}
+	s.part = "still cut"
+	if err := s.watch(ctx, killed); err != nil {
+		return err
+	}
+	return s.await(ctx, "leaves to come back and be acknowledged", func() bool { return s.crew.Stats().Acked > before })
+}
+
+func (s *story) back(ctx context.Context) error {
+	s.say("-- the link is back --")
+	s.part, s.cut = "link back", false
+	if err := s.site.Restore(ctx); err != nil {
+		return err
+	}
+	return s.watch(ctx, back)
+}
+
+func (s *story) drain(ctx context.Context) error {
+	s.say("-- the leaves stop; what is left drains --")
+	s.part = "draining"
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := s.crew.Finish(ctx); err != nil {
+		return err
+	}
+	// Not arriving is a result, which the table shows, and no error.
+	if err := s.site.AwaitArrival(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	if err := s.await(ctx, "an empty backlog", func() bool { return s.backlog(ctx) == 0 }); err != nil {
+		s.tail = append(s.tail, err.Error())
+	}
+	return s.look(ctx)
+}
+
+// await waits for something that the story is about.
+func (s *story) await(ctx context.Context, what string, met func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.site.Await(ctx, what, met)
+}
+
+// watch shows a line every second for so many thirtieths of the length.
+func (s *story) watch(ctx context.Context, thirtieths int) error {
+	end := time.After(s.o.Length * time.Duration(thirtieths) / 30)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end:
+			return nil
+		case <-tick.C:
+			if err := s.look(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// look shows one line, and checks that the hub has one connection.
+func (s *story) look(ctx context.Context) error {
+	hub, err := s.site.HubStats(ctx)
+	if err != nil {
+		return err
+	}
+	acked, now := s.crew.Stats().Acked, time.Now()
+	backlog := "-"
+	if b := s.backlog(ctx); b >= 0 {
+		backlog = fmt.Sprintf("%.0f", b)
+	}
+	s.say("%7.1fs  %-12s %12d %8.0f %15s %8d %15d", now.Sub(s.started).Seconds(), s.part, acked,
+		float64(acked-s.shown)/now.Sub(s.shownAt).Seconds(), backlog, len(s.site.Arrivals()), hub.ConnectionsOpen)
+	s.shown, s.shownAt = acked, now
+	// Right after a failure the hub may not yet know that the connection of
+	// before is gone; a second later it does.
+	// While the link is cut it cannot know.
+	if s.crowd++; hub.ConnectionsOpen <= 1 || s.cut {
+		s.crowd = 0
+	}
+	if s.crowd == 2 {
+		s.tail = append(s.tail, fmt.Sprintf("the hub saw %d connections at once", hub.ConnectionsOpen))
+	}
+	return nil
+}
+
+// backlog is how many messages are on disk, -1 while the gateway does not say.
+func (s *story) backlog(ctx context.Context) float64 {
+	m, err := s.site.Metrics(ctx)
+	if err != nil || !m.Has("fieldgate_store_messages") {
+		return -1
+	}
+	return m.Sum("fieldgate_store_messages")
+}
+
+// judge draws the table and says what it means.
+func (s *story) judge(ctx context.Context) error {
+	report, err := s.site.Check(ctx)
+	if err != nil {
+		return err
+	}
+	s.say("")
+	if err := report.WriteTable(s.o.Out); err != nil {
+		return err
+	}
+	if !s.site.OneConnectionAtATime() {
+		s.tail = append(s.tail, "messages came over more than one connection at a time")
+	}
+	err = report.Err()
+	if s.tail != nil {
+		err = errors.Join(err, errors.New(strings.Join(s.tail, "\n")))
+	}
+	if err != nil {
+		s.say("\nFAILED: a promise was broken.")
+		return err
+	}
+	total := report.Total()
+	s.say("\nOK: %d messages acknowledged, %d lost, %d out of order; %d were sent twice after the failures, under the same id.",
+		total.Acked, total.Lost, total.OutOfOrder, total.Duplicated)
+	return nil
+}

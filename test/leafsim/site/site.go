@@ -1,0 +1,299 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/hubsim/control"
+	"github.com/fieldgate/fieldgate/test/leafsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/check"
+)
+
+// Kind is what a leaf of the site speaks.
+type Kind int
+
+// The kinds of leaf.
+const (
+	MQTT3  Kind = iota // MQTT 3.1.1, plain dialect, user and password
+	MQTT5              // MQTT 5, plain dialect, user and password
+	SDK                // MQTT 3.1.1, IoT Hub dialect, SAS token, like a stock device SDK
+	Serial             // newline-delimited JSON over a pseudo-terminal
+)
+
+// Device is one leaf of the site.
+type Device struct {
+	ID   string
+	Kind Kind
+}
+
+// Plan describes a site.
+type Plan struct {
+	Dir    string // an empty folder, made if missing
+	Bin    string // folder with the programs fieldgate and hubsim
+	Leaves []Device
+	Config Config
+}
+
+// Site is a running installation. Close ends it. Its methods are for one
+// goroutine, except those that read: Arrivals, Metrics, HubStats.
+type Site struct {
+	plan     Plan
+	broker   string // address of the gateway's MQTT listener
+	metrics  string // address of the gateway's metrics
+	hub      hubFile
+	hubsim   *Process
+	control  *control.Client // of hubsim's switches
+	gateway  *Process
+	serial   map[string]*leafsim.Serial // lines of the leaves made so far
+	acks     *leafsim.AckLog
+	arrivals arrivals
+}
+
+// hubHost is the name by which leaves and gateway know the hub. Only the
+// gateway needs to find it, and it is told where (address in [hub]).
+const hubHost = "bench.hub.test"
+
+// New lays out a site, starts its hub and begins to read what arrives there.
+// The gateway is not started yet.
+func New(ctx context.Context, plan Plan) (*Site, error) {
+	s := &Site{plan: plan, serial: make(map[string]*leafsim.Serial)}
+	err := s.build(ctx)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Site) build(ctx context.Context) error {
+	for _, dir := range []string{"hub", "gateway/leaf.d", "leaf"} {
+		if err := os.MkdirAll(s.path(dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := s.startHub(ctx); err != nil {
+		return err
+	}
+	if err := s.chooseAddresses(); err != nil {
+		return err
+	}
+	err := makeCertificates(s.path("leaf/ca.pem"), s.path("gateway/broker.crt"), s.path("gateway/broker.key"))
+	if err != nil {
+		return err
+	}
+	if err := s.writeConfig(ctx); err != nil {
+		return err
+	}
+	if s.acks, err = leafsim.OpenAckLog(s.AckFile()); err != nil {
+		return err
+	}
+	s.arrivals.start(func(ctx context.Context, use func(hubsim.Arrival) error) error {
+		return s.control.Arrivals(ctx, true, use)
+	})
+	return nil
+}
+
+func (s *Site) path(name string) string { return filepath.Join(s.plan.Dir, name) }
+
+// Dir is the site's folder.
+func (s *Site) Dir() string { return s.plan.Dir }
+
+// AckFile is where the leaves' acknowledgements are written down.
+func (s *Site) AckFile() string { return s.path("acks.jsonl") }
+
+// HubDir is the hub's folder, with hub.json in it.
+func (s *Site) HubDir() string { return s.path("hub") }
+
+// DataDir is the gateway's data folder.
+func (s *Site) DataDir() string { return s.plan.Config.DataDir }
+
+// ConfigFile is the gateway's configuration file.
+func (s *Site) ConfigFile() string { return s.path("gateway/fieldgate.toml") }
+
+// CAFile is the authority that leaves trust.
+func (s *Site) CAFile() string { return s.path("leaf/ca.pem") }
+
+// Broker is the address of the gateway's MQTT listener, with TLS.
+func (s *Site) Broker() string { return s.broker }
+
+// Log is the file with what a program said: "fieldgate" or "hubsim".
+func (s *Site) Log(program string) string { return s.path(program + ".log") }
+
+// ConnectionString is the device's connection string as the hub gives it out.
+func (s *Site) ConnectionString(device string) string {
+	return s.hub.Devices[device].ConnectionString
+}
+
+func (s *Site) program(name string) string { return filepath.Join(s.plan.Bin, name) }
+
+// startHub starts hubsim and waits until it serves.
+func (s *Site) startHub(ctx context.Context) error {
+	args := []string{
+		"serve", "--host", hubHost, "--bind", "127.0.0.1", "--dir", s.HubDir(),
+		"--amqp-port", "0",
+	}
+	for _, d := range s.plan.Leaves {
+		args = append(args, "--device", d.ID)
+	}
+	var err error
+	if s.hubsim, err = spawn(s.Log("hubsim"), s.program("hubsim"), args...); err != nil {
+		return err
+	}
+	err = until(ctx, s.hubsim, func() bool {
+		text, _ := os.ReadFile(s.Log("hubsim"))
+		return strings.Contains("\n"+string(text), "\nready\n")
+	})
+	if err != nil {
+		return err
+	}
+	s.control = control.NewClient(s.HubDir())
+	s.hub, err = readHubFile(s.HubDir())
+	return err
+}
+
+// until waits for a condition that a program is to bring about.
+func until(ctx context.Context, p *Process, met func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !met() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w, see %s", p.name, ctx.Err(), p.log)
+		case <-p.Done():
+			return fmt.Errorf("%s ended with exit code %d, see %s", p.name, p.ExitCode(), p.log)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// chooseAddresses finds two free ports for the gateway. They must stay the same
+// when it is started again, so port 0 in its configuration would not do.
+func (s *Site) chooseAddresses() error {
+	for _, address := range []*string{&s.broker, &s.metrics} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close() // only now: the two must differ
+		*address = l.Addr().String()
+	}
+	return nil
+}
+
+// StartGateway starts the gateway and waits until leaves can connect.
+func (s *Site) StartGateway(ctx context.Context) error {
+	var err error
+	if s.gateway, err = spawn(s.Log("fieldgate"), s.program("fieldgate"), "run", "--config", s.ConfigFile()); err != nil {
+		return err
+	}
+	return until(ctx, s.gateway, func() bool {
+		c, err := net.DialTimeout("tcp", s.broker, time.Second)
+		if err != nil {
+			return false
+		}
+		c.Close()
+		return true
+	})
+}
+
+// Gateway is the running gateway, nil before StartGateway.
+func (s *Site) Gateway() *Process { return s.gateway }
+
+// Cut cuts the link between gateway and hub without a FIN: packets just stop.
+func (s *Site) Cut(ctx context.Context) error { return s.Fault(ctx, "cut") }
+
+// Restore ends all faults.
+func (s *Site) Restore(ctx context.Context) error { return s.Fault(ctx, "restore") }
+
+// Fault turns one of hubsim's switches; see hubsim fault --help.
+func (s *Site) Fault(ctx context.Context, name string, args ...string) error {
+	_, err := s.control.Fault(ctx, name, args...)
+	return err
+}
+
+// HubStats returns the hub's own counts.
+func (s *Site) HubStats(ctx context.Context) (hubsim.Stats, error) { return s.control.Stats(ctx) }
+
+// Leaf makes a leaf of the site. What o leaves open is filled in: its line, and
+// the site's record of acknowledgements.
+func (s *Site) Leaf(d Device, o leafsim.Options) (*leafsim.Leaf, error) {
+	o.ID, o.Log = d.ID, s.acks
+	if d.Kind == Serial || d.Kind == SDK {
+		o.AlarmEvery = 0 // it has one lane only
+	}
+	if d.Kind == Serial {
+		line := &leafsim.Serial{Link: s.port(d)}
+		s.serial[d.ID] = line
+		o.Line = line
+		return leafsim.New(o), nil
+	}
+	line, err := s.mqtt(d)
+	if err != nil {
+		return nil, err
+	}
+	o.Line = line
+	return leafsim.New(o), nil
+}
+
+// Noise writes bytes to the line of a serial leaf that was made before.
+func (s *Site) Noise(d Device, bytes []byte) error { return s.serial[d.ID].Noise(bytes) }
+
+// port is where a serial leaf's port appears.
+func (s *Site) port(d Device) string { return s.path("leaf/tty-" + d.ID) }
+
+func (s *Site) mqtt(d Device) (*leafsim.MQTT, error) {
+	config, err := trust(s.CAFile())
+	if err != nil {
+		return nil, err
+	}
+	q := &leafsim.MQTT{Address: s.broker, TLS: config, Version: 4}
+	switch d.Kind {
+	case SDK:
+		key, err := s.hub.key(d.ID)
+		if err != nil {
+			return nil, err
+		}
+		q.Dialect = leafsim.IoTHub
+		q.Login, err = leafsim.TokenLogin(hubHost, key)
+		return q, err
+	case MQTT5:
+		q.Version = 5
+	}
+	q.Login = leafsim.PasswordLogin(Password(d.ID))
+	return q, nil
+}
+
+// Password is the password of a leaf that logs in with one.
+func Password(leaf string) string { return leaf + "-bench-secret" }
+
+// Check compares what was acknowledged so far with what a back end reads now.
+func (s *Site) Check(ctx context.Context) (check.Report, error) {
+	return CheckFiles(ctx, s.AckFile(), s.HubDir())
+}
+
+// Close ends the site's programs and waits for them.
+func (s *Site) Close() error {
+	var errs []error
+	if s.gateway != nil {
+		select {
+		case <-s.gateway.Done(): // somebody else has judged its exit code
+		default:
+			errs = append(errs, s.gateway.Stop())
+		}
+	}
+	errs = append(errs, s.arrivals.stop(), s.arrivals.save(s.path("arrivals.jsonl")))
+	if s.hubsim != nil {
+		errs = append(errs, s.hubsim.Stop())
+	}
+	if s.acks != nil {
+		errs = append(errs, s.acks.Close())
+	}
+	return errors.Join(errs...)
+}
