@@ -45,6 +45,11 @@ type flow struct {
 	next    int      // index of the first entry that is not sent
 	seq     uint64   // of the last message
 	dropped uint64   // messages that got a number and were not sent
+	// When the store refuses a message, those that the leaf had handed over
+	// behind it are refused as well, even if they are on flash by now: the leaf
+	// begins again with the first, and its order must not change.
+	refused uint64 // the last number given when a message was refused
+	refusal error  // why
 }
 
 // entry is one message in memory.
@@ -52,6 +57,7 @@ type entry struct {
 	m       *Message
 	done    Done // nil when called
 	flow    *flow
+	seq     uint64
 	size    int
 	since   time.Time // when its spill time began
 	storage storage
@@ -117,8 +123,10 @@ func (p *Path) flowLocked(leaf string, l Lane) *flow {
 // number gives the message its place in the flow and, where the leaf gave none,
 // its message id. Numbers start again with each start of the gateway, and the
 // start number grows: together they sort.
-func (p *Path) number(m *Message, f *flow) {
+func (p *Path) number(e *entry) {
+	f, m := e.flow, e.m
 	f.seq++
+	e.seq = f.seq
 	m.Start, m.Seq, m.Dropped = p.start, f.seq, f.dropped
 	if m.System.MessageID == "" {
 		m.System.MessageID = p.lanes[f.lane].idPrefix + strconv.FormatUint(f.seq, 10)
@@ -197,11 +205,15 @@ func (p *Path) committed(f *flow, es []*entry, state StoredState, parking uint32
 	var out answers
 	p.mu.Lock()
 	for i, e := range es {
-		if err != nil {
+		switch {
+		case err != nil:
 			p.notStoredLocked(e, state, err, &out)
-			continue
+		case e.done != nil && !e.sent && e.seq <= f.refused:
+			p.store.Settle(ps[i])
+			p.notStoredLocked(e, state, f.refusal, &out)
+		default:
+			p.storedLocked(e, state, ps[i], &out)
 		}
-		p.storedLocked(e, state, ps[i], &out)
 	}
 	switch {
 	case state == Unread:
@@ -263,6 +275,7 @@ func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answ
 		p.held -= int64(e.size)
 	}
 	e.flow.dropped++
+	e.flow.refused, e.flow.refusal = e.flow.seq, err
 	p.counts.rejected[rejectReason(err)]++
 	out.add(e.done, err)
 	e.done = nil
@@ -272,7 +285,8 @@ func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answ
 // without losing its place: the lane acknowledges what the hub settles, and
 // nothing behind the entry is on flash already.
 func (p *Path) mayStageLocked(e *entry) bool {
-	if !p.linkUp || p.closing || p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.backlogLocked(e.flow.lane) {
+	if !p.linkUp || p.closing || e.seq <= e.flow.refused ||
+		p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.backlogLocked(e.flow.lane) {
 		return false
 	}
 	i := slices.Index(e.flow.entries, e)

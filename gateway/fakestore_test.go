@@ -17,8 +17,10 @@ type disk struct {
 	blocks [gateway.Lanes]uint32
 	shelf  []*gateway.Message
 	full   bool // every commit fails
-	stall  bool // commits wait
-	change *sync.Cond
+	// failNext is how many commits fail from now on.
+	failNext int
+	stall    bool // commits wait
+	change   *sync.Cond
 }
 
 type row struct {
@@ -101,6 +103,10 @@ func (s *fakeStore) commitLoop() {
 }
 
 func (s *fakeStore) commitLocked(c commit) ([]gateway.Position, error) {
+	if s.failNext > 0 {
+		s.failNext--
+		return nil, fmt.Errorf("fake disk: %w", gateway.ErrStoreFull)
+	}
 	if s.full || s.dead {
 		return nil, fmt.Errorf("fake disk: %w", gateway.ErrStoreFull)
 	}

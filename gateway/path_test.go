@@ -493,3 +493,32 @@ func TestRefusedLeafDoesNotMoveOthersToFlash(t *testing.T) {
 		}
 	})
 }
+
+// A leaf whose message is refused begins again with that one. What it had
+// handed over behind it must not stay in custody, or it would overtake.
+func TestRefusalTakesBackWhatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.disk.set(func() { b.disk.failNext, b.disk.stall = 1, true })
+		first := b.publish("a", gateway.LaneTelemetry)
+		behind := b.publish("a", gateway.LaneTelemetry)
+		other := b.publish("b", gateway.LaneTelemetry)
+		b.disk.set(func() { b.disk.stall = false })
+		synctest.Wait()
+		for name, acked := range map[string]bool{first: false, behind: false, other: true} {
+			if b.isAcked(name) != acked {
+				t.Errorf("%s acknowledged: %t, want %t", name, !acked, acked)
+			}
+		}
+		b.drain()
+		if !slices.Equal(b.arrived, []string{other}) {
+			t.Errorf("arrived: %v, want only %s", b.arrived, other)
+		}
+		again := b.publish("a", gateway.LaneTelemetry)
+		b.drain()
+		if !b.isAcked(again) {
+			t.Error("refused for ever")
+		}
+	})
+}

@@ -137,7 +137,7 @@ func (p *Path) take(ctx context.Context, m *Message, done Done) {
 	p.counts.taken[m.Lane]++
 	f := p.flowLocked(m.Leaf, m.Lane)
 	e := &entry{m: m, done: done, flow: f, size: m.Size(), since: time.Now()}
-	p.number(m, f)
+	p.number(e)
 	p.held += int64(e.size)
 	switch state, store := p.placeLocked(f); {
 	case !store:

@@ -39,7 +39,8 @@ type inbox struct {
 	owner    *session             // whose connection acknowledgements go to; nil: none
 	queue    []*handover          // of the owner, in the order of arrival
 	byID     map[uint16]*handover // not acknowledged, also of former connections
-	refused  bool                 // an MQTT 3.1.1 owner gets no more acknowledgements
+	refusing bool                 // a message of an MQTT 3.1.1 owner was not taken: nothing more is read
+	refused  bool                 // and its turn has come: nothing more is acknowledged
 	draining bool                 // nothing more is taken
 }
 
@@ -67,7 +68,8 @@ func (in *inbox) release(s *session) {
 }
 
 func (in *inbox) changeLocked(owner *session) {
-	in.owner, in.queue, in.refused, in.draining = owner, nil, false, false
+	in.owner, in.queue = owner, nil
+	in.refusing, in.refused, in.draining = false, false, false
 	for id, h := range in.byID {
 		// What was refused must be handed over anew; of the rest no more is
 		// remembered than a leaf may have in flight.
@@ -105,7 +107,7 @@ func (in *inbox) quiet() bool {
 func (in *inbox) wait(s *session) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for in.owner == s && (in.refused || in.draining || s.version() < version5 && len(in.queue) >= in.max) {
+	for in.owner == s && (in.refusing || in.draining || s.version() < version5 && len(in.queue) >= in.max) {
 		in.changed.Wait()
 	}
 	switch {
@@ -145,8 +147,14 @@ func (in *inbox) settle(h *handover, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	h.settled, h.err = true, err
-	if err != nil && h.owner != in.owner && in.byID[h.packetID] == h {
-		delete(in.byID, h.packetID) // nobody to tell; it will come again
+	switch {
+	case err == nil:
+	case h.owner != in.owner:
+		if in.byID[h.packetID] == h {
+			delete(in.byID, h.packetID) // nobody to tell; it will come again
+		}
+	case in.owner.version() < version5:
+		in.refusing = true // what comes behind it would overtake it
 	}
 	in.wakeLocked(h)
 }

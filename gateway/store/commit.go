@@ -354,14 +354,14 @@ func (l *lane) note(err error) {
 // only once in a while.
 func (c *committer) needHead(values, wal int64) error {
 	l := c.lane
-	if c.head != nil && c.head.db.fits(values, wal, int64(l.store.cfg.SegmentSize)) {
-		return nil
-	}
 	l.mu.Lock()
 	stuck, wait := l.failing, time.Until(l.retryAt)
 	l.mu.Unlock()
 	if stuck != nil && wait > 0 {
-		return stuck
+		return stuck // a small commit that would still fit must not overtake
+	}
+	if c.head != nil && c.head.db.fits(values, wal, int64(l.store.cfg.SegmentSize)) {
+		return nil
 	}
 	next, err := c.nextSegment()
 	l.mu.Lock()

@@ -146,7 +146,14 @@ func (l *lane) closeHead(s *segment, drained bool) error {
 	if err := s.db.giveBack(int64(l.store.cfg.SegmentSize), drained); err != nil {
 		return err
 	}
-	if err := needRoom(l.store.dir, closeRoom); err != nil {
+	// Badger writes a table as it closes and dies if that does not fit, so the
+	// room that is kept free for it must be there: others may be filling the
+	// disk at this moment. A drained segment has just made room.
+	room := int64(closeRoom)
+	if !drained {
+		room = max(room, int64(l.store.cfg.MinFree))
+	}
+	if err := needRoom(l.store.dir, room); err != nil {
 		return err
 	}
 	db := s.db

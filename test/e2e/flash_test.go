@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fieldgate/fieldgate/test/leafsim"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
@@ -60,7 +61,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	ctx := testContext(t, 3*patience)
 	small := folder(t)
-	if err := syscall.Mount("fieldgate-e2e", small, "tmpfs", 0, "size=96m"); err != nil {
+	if err := syscall.Mount("fieldgate-e2e", small, "tmpfs", 0, "size=160m"); err != nil {
 		need(t, "cannot mount a tmpfs: "+err.Error())
 	}
 	// Registered before the site, so it comes after its end.
@@ -72,7 +73,7 @@ func TestDiskFull(t *testing.T) {
 	list := devices(4, site.SDK, site.MQTT5, site.MQTT3, site.Serial)
 	s := newSite(ctx, t, site.Plan{Leaves: list, Config: site.Config{
 		DataDir: filepath.Join(small, "data"),
-		Store:   "allow_any_filesystem = true\nmin_free = \"8MiB\"\nsegment_size = \"1MiB\"\n",
+		Store:   "allow_any_filesystem = true\nmin_free = \"32MiB\"\nsegment_size = \"1MiB\"\n",
 	}})
 	must(t, s.Cut(ctx))
 	must(t, s.StartGateway(ctx))
@@ -95,13 +96,18 @@ func TestDiskFull(t *testing.T) {
 	allArrived(ctx, t, s)
 }
 
-// fill writes to a file until the file system has no room left.
+// fill writes to a file until the file system has no room left, at most as fast
+// as a good card (256 MB/s). At the speed of memory it would outrun the room
+// that the store keeps free for a segment that is being closed.
 func fill(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.Create(file)
 	must(t, err)
-	block := make([]byte, 64<<10)
+	block := make([]byte, 256<<10)
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
 	for err == nil {
+		<-pace.C
 		_, err = f.Write(block)
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
