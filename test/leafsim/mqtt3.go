@@ -21,7 +21,7 @@ type mqtt3Conn struct {
 
 // publishTimeout bounds Publish. The library waits so long when the connection
 // is lost at the wrong moment.
-const publishTimeout = 500 * time.Millisecond
+const publishTimeout = 2 * time.Second
 
 func dialMQTT3(ctx context.Context, q *MQTT, leaf string, window int) (conn, error) {
 	c := &mqtt3Conn{dialect: q.Dialect, lost: make(chan struct{})}
@@ -68,6 +68,15 @@ func (c *mqtt3Conn) send(_ context.Context, m *Message) error {
 	default:
 	}
 	t := c.client.Publish(c.dialect.topic(m), 1, false, m.Body)
+	select {
+	case <-t.Done():
+		// One that did not go out must not be overtaken by the next: the leaf
+		// begins again with it on another connection.
+		if err := t.Error(); err != nil {
+			return err
+		}
+	default:
+	}
 	c.flights.add(m, func(lost <-chan struct{}) bool {
 		select {
 		case <-t.Done():

@@ -96,6 +96,9 @@ func (d *Decoder) value(depth int) any {
 		return nil
 	}
 	code := d.byte()
+	if d.err != nil {
+		return nil // a byte that is not there reads as the mark of a descriptor
+	}
 	if code == codeDescribed {
 		descriptor := d.value(depth + 1)
 		v := d.value(depth + 1)

@@ -260,7 +260,7 @@ func appendDescriptor(b []byte, code byte) []byte {
 // descriptor reads a numeric or symbolic descriptor and returns its number; the
 // symbols are those of the hub's world, which are few.
 func (d *Decoder) descriptor() uint64 {
-	if d.byte() != codeDescribed {
+	if d.byte() != codeDescribed || d.err != nil {
 		d.fail("value without descriptor")
 		return 0
 	}
