@@ -25,7 +25,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	for program, folder := range map[string]string{"fieldgate": "cmd/fieldgate", "hubsim": "test/cmd/hubsim"} {
+	for program, folder := range map[string]string{"fieldgate": "cmd/fieldgate", "hubsim": "test/cmd/hubsim", "leafsim": "test/cmd/leafsim"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(bin, program), "github.com/fieldgate/fieldgate/"+folder)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", program, err, out)

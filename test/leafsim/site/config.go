@@ -78,7 +78,7 @@ custody = %q
 %s%s
 [metrics]
 address = %q
-%s`, c.DataDir, hubHost, s.hub.AMQPPort, s.hub.CAFile, keepAliveOfHub, c.Uplink,
+%s`, c.DataDir, HubHost, s.hub.AMQPPort, s.hub.CAFile, keepAliveOfHub, c.Uplink,
 		s.broker, s.path("gateway/broker.crt"), s.path("gateway/broker.key"),
 		c.Custody, c.Lane, c.Custody, c.Lane, c.Store, fileSystemLine(s.plan.Dir), s.metrics, c.Tail)
 	return b.String()

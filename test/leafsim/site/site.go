@@ -56,9 +56,9 @@ type Site struct {
 	arrivals arrivals
 }
 
-// hubHost is the name by which leaves and gateway know the hub. Only the
+// HubHost is the name by which leaves and gateway know the hub. Only the
 // gateway needs to find it, and it is told where (address in [hub]).
-const hubHost = "bench.hub.test"
+const HubHost = "bench.hub.test"
 
 // New lays out a site, starts its hub and begins to read what arrives there.
 // The gateway is not started yet.
@@ -135,7 +135,7 @@ func (s *Site) program(name string) string { return filepath.Join(s.plan.Bin, na
 // startHub starts hubsim and waits until it serves.
 func (s *Site) startHub(ctx context.Context) error {
 	args := []string{
-		"serve", "--host", hubHost, "--bind", "127.0.0.1", "--dir", s.HubDir(),
+		"serve", "--host", HubHost, "--bind", "127.0.0.1", "--dir", s.HubDir(),
 		"--amqp-port", "0",
 	}
 	for _, d := range s.plan.Leaves {
@@ -261,7 +261,7 @@ func (s *Site) mqtt(d Device) (*leafsim.MQTT, error) {
 			return nil, err
 		}
 		q.Dialect = leafsim.IoTHub
-		q.Login, err = leafsim.TokenLogin(hubHost, key)
+		q.Login, err = leafsim.TokenLogin(HubHost, key)
 		return q, err
 	case MQTT5:
 		q.Version = 5
