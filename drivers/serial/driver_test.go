@@ -39,6 +39,11 @@ func newLeafEnd(t *testing.T) *leafEnd {
 	}
 	defer slave.Close()
 	t.Cleanup(func() { master.Close() })
+	// The library leaves the master in blocking mode, in which neither Close nor
+	// a deadline ends a write that has no room.
+	if err := unix.SetNonblock(int(master.Fd()), true); err != nil {
+		t.Fatal(err)
+	}
 	return &leafEnd{master, slave.Name()}
 }
 
