@@ -204,6 +204,11 @@ func (p *Path) commitLocked(f *flow, es []*entry, state StoredState) {
 func (p *Path) committed(f *flow, es []*entry, state StoredState, parking uint32, ps []Position, err error) {
 	var out answers
 	p.mu.Lock()
+	if err != nil {
+		for _, e := range es {
+			e.storage = staged // so that none is taken for stored by the others
+		}
+	}
 	for i, e := range es {
 		switch {
 		case err != nil:

@@ -192,6 +192,7 @@ func (p *Path) Take(leaf string, max int) []*Delivery {
 			if p.expired(e.m, now) {
 				p.endLocked(e, &out)
 				p.countDropLocked(f, DropTTL)
+				p.roomLocked()
 				continue
 			}
 			e.sent = true

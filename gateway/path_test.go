@@ -522,3 +522,50 @@ func TestRefusalTakesBackWhatIsBehind(t *testing.T) {
 		}
 	})
 }
+
+// A backlog that has expired, larger than what memory holds, drains to the end.
+func TestExpiredBacklogDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		b.end()
+		b.cfg.StagedBytes = 64 << 10
+		b.cfg.Lanes[gateway.LaneTelemetry].TTL = gateway.Duration(time.Hour)
+		b.begin()
+		defer b.end()
+		for range 200 {
+			m := &gateway.Message{Leaf: "a", Lane: gateway.LaneTelemetry, Body: make([]byte, 1000)}
+			b.path.Handle(t.Context(), m, func(error) {})
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Hour)
+		b.path.LinkUp()
+		for range 50 {
+			synctest.Wait()
+			b.pump(7)
+		}
+		if n := b.disk.unsettled(); n != 0 {
+			t.Errorf("%d expired messages are stuck in the store", n)
+		}
+	})
+}
+
+// A spill of several messages that fails leaves them where they are: nothing
+// staged behind them overtakes.
+func TestFailedSpillKeepsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		want := []string{b.publish("a", gateway.LaneTelemetry), b.publish("a", gateway.LaneTelemetry)}
+		b.disk.set(func() { b.disk.failNext, b.disk.stall = 1, true })
+		time.Sleep(300 * time.Millisecond)
+		synctest.Wait()
+		want = append(want, b.publish("a", gateway.LaneTelemetry))
+		b.disk.set(func() { b.disk.stall = false })
+		synctest.Wait()
+		b.pump(10)
+		if len(b.refused) > 0 || !slices.Equal(b.arrived, want) {
+			t.Errorf("refused %v, arrived %v, want %v", b.refused, b.arrived, want)
+		}
+	})
+}

@@ -73,7 +73,10 @@ func (p *Path) tick(now time.Time) (next time.Time) {
 			if s.until.Before(next) {
 				next = s.until
 			}
-		case scarce && p.linkUp && !s.parked && s.held > 0 && now.Sub(s.progress) >= stallAfter:
+		case s.stalled && s.held == 0: // nothing on its way whose settlement could end it
+			p.unparkLocked(s)
+			s.progress = now
+		case scarce && p.linkUp && s.place != queued && !s.parked && s.held > 0 && now.Sub(s.progress) >= stallAfter:
 			s.stalled = true
 			p.parkLocked(s, true)
 		}
