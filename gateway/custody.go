@@ -284,13 +284,29 @@ func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answ
 	p.counts.rejected[rejectReason(err)]++
 	out.add(e.done, err)
 	e.done = nil
+	p.refuseBehindLocked(e, err, out)
+}
+
+// refuseBehindLocked refuses what is only in memory behind a refused message.
+// What is in a commit is judged when that is done.
+func (p *Path) refuseBehindLocked(e *entry, err error, out *answers) {
+	for _, x := range slices.Clone(e.flow.entries) {
+		if x.seq <= e.seq || x.storage != staged || x.gone || x.sent || x.done == nil {
+			continue
+		}
+		p.dropLocked(x)
+		x.flow.dropped++
+		p.counts.rejected[rejectReason(err)]++
+		out.add(x.done, err)
+		x.done = nil
+	}
 }
 
 // mayStageLocked says that an entry whose commit failed can wait in memory
 // without losing its place: the lane acknowledges what the hub settles, and
 // nothing behind the entry is on flash already.
 func (p *Path) mayStageLocked(e *entry) bool {
-	if !p.linkUp || p.closing || e.seq <= e.flow.refused ||
+	if !p.linkUp || p.closing || e.flow.sender.parked || e.seq <= e.flow.refused ||
 		p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.backlogLocked(e.flow.lane) {
 		return false
 	}
@@ -355,6 +371,7 @@ func (p *Path) evictLocked(f *flow, from int, state StoredState) {
 	f.entries = f.entries[:from:from]
 	f.next = min(f.next, from)
 	f.trim()
+	p.spillLocked(f, Out) // what stays in memory is older, so it goes to flash first
 	p.commitLocked(f, es, state)
 }
 
@@ -363,7 +380,7 @@ func (p *Path) roomLocked() {
 	if p.held <= 2*int64(p.cfg.StagedBytes) {
 		p.room.Broadcast()
 	}
-	if p.held <= int64(p.cfg.StagedBytes)/2 {
+	if p.held <= int64(p.cfg.StagedBytes) { // the alarm lane's backlog may use all of it
 		signal(p.feedC)
 	}
 }
