@@ -2,16 +2,23 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/fieldgate/fieldgate/gateway/identity"
 )
@@ -130,6 +137,56 @@ func TestTokensInTheField(t *testing.T) {
 	if err != nil || p.Policy != "iothub owner" {
 		t.Errorf("policy %q, %v", p.Policy, err)
 	}
+}
+
+// Whoever signs as the hub documents it is believed: any leaf, any order of the
+// fields, escaped or not, in capitals or not. Nobody else is.
+func TestAnyTokenOfAnotherSigner(t *testing.T) {
+	id := rapid.StringMatching(`[A-Za-z0-9\-.%_*?!(),:=@$'+]{1,20}`)
+	secret := rapid.SliceOfN(rapid.Byte(), 16, 64)
+	escape := regexp.MustCompile("%[0-9A-F]{2}")
+	spellings := rapid.SampledFrom([]func(string) string{
+		url.QueryEscape,
+		func(s string) string { return escape.ReplaceAllStringFunc(url.QueryEscape(s), strings.ToLower) },
+		func(s string) string { return strings.ReplaceAll(s, "%", "%25") }, // as bare as it can be
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		leaf, other := id.Draw(t, "leaf"), id.Draw(t, "other leaf")
+		key, foreign := secret.Draw(t, "key"), secret.Draw(t, "other key")
+		host := rapid.SampledFrom([]string{"hub.test", "Hub.TEST"}).Draw(t, "host")
+		sr := spellings.Draw(t, "spelling")(host + "/devices/" + leaf)
+		fields := rapid.Permutation(append(sign(key, sr, expiry), "x=y")).Draw(t, "fields")
+		text := "SharedAccessSignature " + strings.Join(fields, "&")
+
+		p, err := identity.ParseToken(text)
+		if err != nil || !p.SignedBy(keyOf(t, key)) || !p.Names(leaf, "gate.lan", "hub.test") || !p.Expiry.Equal(expiry) {
+			t.Fatalf("%s for %q: %+v, %v", text, leaf, p, err)
+		}
+		if other != leaf && p.Names(other, "gate.lan", "hub.test") {
+			t.Errorf("%s passes for %q", text, other)
+		}
+		// HMAC fills a short key up with zeros: keys that differ in those alone are one.
+		if !bytes.Equal(bytes.TrimRight(key, "\x00"), bytes.TrimRight(foreign, "\x00")) && p.SignedBy(keyOf(t, foreign)) {
+			t.Errorf("%s passes with another key", text)
+		}
+	})
+}
+
+// sign returns the fields of a token for sr, which is signed as it stands.
+func sign(key []byte, sr string, expiry time.Time) []string {
+	se := strconv.FormatInt(expiry.Unix(), 10)
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(sr + "\n" + se))
+	return []string{"sr=" + sr, "sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil))), "se=" + se}
+}
+
+// keyOf makes a key of its bytes.
+func keyOf(t *rapid.T, secret []byte) identity.Key {
+	k, err := identity.ParseKey(base64.StdEncoding.EncodeToString(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 func TestForgedTokens(t *testing.T) {

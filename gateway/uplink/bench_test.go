@@ -221,6 +221,7 @@ type wire struct {
 	send   func(ctx context.Context, m string)      // blocks like a link without credit
 	answer func(m string) (stored bool, fate error) // the hub's word, asked when it is waited for
 	delay  time.Duration                            // of each answer
+	gentle bool                                     // what is not stored leaves the link open, as when the hub releases a message
 
 	dials    []time.Time
 	opens    map[string]int
@@ -357,7 +358,7 @@ func (l *link) Send(ctx context.Context, m *gateway.Message) (uplink.Receipt, er
 	if stored {
 		l.arrived[l.leaf] = append(l.arrived[l.leaf], string(m.Body))
 	}
-	if f, ok := errors.AsType[*uplink.Fault](r.fate); ok && f.Remedy != uplink.Poison {
+	if f, ok := errors.AsType[*uplink.Fault](r.fate); ok && f.Remedy != uplink.Poison && !l.gentle {
 		l.lose(r.fate) // what is behind it finds no link
 	}
 	l.inflight++

@@ -207,6 +207,40 @@ func TestPoisonIsShelvedInItsPlace(t *testing.T) {
 	})
 }
 
+func TestReleasedMessageTakesItsTailWithIt(t *testing.T) {
+	for _, remedy := range []uplink.Remedy{uplink.Again, uplink.BackOff, uplink.Throttled} {
+		synctest.Test(t, func(t *testing.T) {
+			w, out := newWire(), newOutbox(t)
+			w.delay, w.gentle = time.Second, true // all are with the hub before it answers
+			released := false
+			w.answer = func(m string) (bool, error) {
+				if m != "a/7" || released {
+					return true, nil
+				}
+				released = true
+				return false, &uplink.Fault{Remedy: remedy, Err: errors.New("not now")}
+			}
+			u, stop := start(t, uplink.DefaultConfig(), w, out)
+			out.publish("a", 20)
+			time.Sleep(5 * time.Minute)
+			s := u.State()
+			stop()
+			var want []string
+			for _, part := range [][2]uint64{{1, 6}, {8, 20}, {7, 20}} {
+				for seq := part[0]; seq <= part[1]; seq++ {
+					want = append(want, name("a", seq))
+				}
+			}
+			if got := w.arrived["a"]; !slices.Equal(got, want) {
+				t.Errorf("%v: arrived %v", remedy, got)
+			}
+			if out.count(gateway.Accepted) != 20 || s.Accepted != 20 || s.Recalls != 1 || s.Inflight != 0 {
+				t.Errorf("%v: %d accepted, state %+v", remedy, out.count(gateway.Accepted), s)
+			}
+		})
+	}
+}
+
 func TestMessageThatKillsTheLinkIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, out := newWire(), newOutbox(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/test/hubsim"
 )
 
@@ -105,22 +106,29 @@ func TestLinkTakenAwayIsOpenedWithAFreshToken(t *testing.T) {
 	}
 }
 
-func TestDisabledLeafIsRefusedUntilItIsEnabled(t *testing.T) {
+func TestLeafDisabledInTheMiddleIsRefusedUntilItIsEnabled(t *testing.T) {
 	leaves := names(2)
-	b := newBench(t, leaves, func(s *settings) { s.uplink.AuthBackoffMin = gateway.Duration(50 * time.Millisecond) })
+	b := newBench(t, leaves, func(s *settings) {
+		s.uplink.AuthBackoffMin = gateway.Duration(50 * time.Millisecond)
+		s.amqp.LeavesPerSession = 1 // a link that ends with messages on it costs its session
+	})
+	b.hub.SlowSettle(2 * time.Millisecond)
 	for _, leaf := range leaves {
-		b.publish(leaf, 5)
+		b.publish(leaf, 300)
 	}
-	b.awaitAll(leaves...)
+	b.await("the leaf is in the middle of it", func() bool { return len(b.arrived(leaves[0])) > 10 })
 	b.hub.SetEnabled(leaves[0], false)
-	for _, leaf := range leaves {
-		b.publish(leaf, 5)
-	}
 	b.awaitAll(leaves[1])
 	b.await("the leaf is refused", func() bool { return b.uplink.State().Refused[leaves[0]] != "" })
+	if b.complete(leaves[0]) {
+		t.Fatal("the leaf was disabled too late to show anything")
+	}
 	b.hub.SetEnabled(leaves[0], true)
 	b.awaitAll(leaves[0])
 	b.checkOrder(leaves[0])
+	if d := b.checkOrder(leaves[1]); d > 0 {
+		t.Errorf("%d duplicates of the other leaf", d)
+	}
 }
 
 func TestLeafWithoutKeyIsNamed(t *testing.T) {
@@ -172,6 +180,35 @@ func TestEndedSessionKeepsOrder(t *testing.T) {
 	}
 }
 
+func TestEndedSessionCostsItsLeavesOnly(t *testing.T) {
+	leaves := names(6)
+	b := newBench(t, leaves, func(s *settings) { s.amqp.LeavesPerSession = 3 })
+	for _, leaf := range leaves { // one after the other, so that we know who shares a session
+		b.publish(leaf, 1)
+		b.awaitAll(leaf)
+	}
+	b.hub.SlowSettle(20 * time.Millisecond)
+	for _, leaf := range leaves {
+		b.publish(leaf, 200)
+	}
+	b.await("all are in the middle of it", func() bool {
+		arrivals := b.arrivals()
+		return !slices.ContainsFunc(leaves, func(leaf string) bool { return len(arrivals[leaf]) < 20 })
+	})
+	if b.hub.EndSession(leaves[0]) == 0 {
+		t.Fatal("no session was ended")
+	}
+	b.awaitAll(leaves...)
+	for i, leaf := range leaves {
+		if d := b.checkOrder(leaf); i >= 3 && d > 0 {
+			t.Errorf("%s has nothing to do with it: %d duplicates", leaf, d)
+		}
+	}
+	if s := b.uplink.State(); s.Recalls != 3 || s.Connects["ok"] != 1 {
+		t.Errorf("state %+v, want 3 leaves recalled and one connection", s)
+	}
+}
+
 func TestResetConnectionKeepsOrder(t *testing.T) {
 	leaves := names(3)
 	b := newBench(t, leaves, func(s *settings) { s.uplink.BackoffMin = gateway.Duration(10 * time.Millisecond) })
@@ -195,6 +232,7 @@ func TestResetConnectionKeepsOrder(t *testing.T) {
 }
 
 func TestSilentCutIsNoticed(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	b := newBench(t, names(2), func(s *settings) {
 		s.amqp.KeepAlive = gateway.Duration(time.Second)
 		s.amqp.Timeout = gateway.Duration(2 * time.Second)
@@ -203,22 +241,23 @@ func TestSilentCutIsNoticed(t *testing.T) {
 	b.publish("leaf-001", 10)
 	b.awaitAll("leaf-001")
 	b.hub.Cut()
-	// Enough to fill the socket, so that the writer hangs when the reader notices.
-	big := make([]byte, 200<<10)
-	for range 60 {
-		b.path.Handle(t.Context(), &gateway.Message{Leaf: "leaf-002", Lane: gateway.LaneTelemetry, Body: big}, func(error) {})
-	}
+	b.publishLarge("leaf-002", 60, 200<<10) // fills the socket: the writer hangs when the reader notices
 	b.await("the cut is noticed", func() bool { return !b.uplink.State().Connected })
 	b.publish("leaf-001", 10)
 	b.hub.Restore()
-	b.awaitAll("leaf-001")
+	b.awaitAll("leaf-001", "leaf-002")
 	b.checkOrder("leaf-001")
+	b.checkOrder("leaf-002")
 }
 
 func TestTokensAreRenewedInPlace(t *testing.T) {
 	leaves := names(5)
 	b := newBench(t, leaves, func(s *settings) { s.amqp.TokenTTL = gateway.Duration(2 * time.Second) })
-	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	traffic := 6 * time.Second // three lives of a token
+	if testing.Short() {
+		traffic = 4 * time.Second
+	}
+	for end := time.Now().Add(traffic); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, leaf := range leaves {
 			b.publish(leaf, 1)
 		}
@@ -283,6 +322,10 @@ func TestRejectedMessageIsShelvedAndTheRestGoesOn(t *testing.T) {
 }
 
 func TestThrottledHubIsLeftAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the hub asks for many seconds; package uplink tests the same without a hub")
+	}
+	t.Parallel() // it waits most of the time
 	b := newBench(t, names(2))
 	b.publish("leaf-001", 1)
 	b.awaitAll("leaf-001")
@@ -314,6 +357,7 @@ func TestUnansweredMessageEndsItsSession(t *testing.T) {
 }
 
 func TestUplinkWaitsForTrustedTime(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	quality := make(chan gateway.TimeQuality, 1)
 	quality <- gateway.Unsynced
 	b := newBench(t, names(1), func(s *settings) {
@@ -344,6 +388,46 @@ func TestLinksOpenAgainAfterTheTokenPairIsLost(t *testing.T) {
 	}
 	b.publish("leaf-002", 1)
 	b.awaitAll("leaf-002")
+}
+
+func TestHubThatComesLaterGetsEverything(t *testing.T) {
+	var cfg hubsim.Config
+	b := newBench(t, names(2), func(s *settings) {
+		s.uplink.BackoffMax = gateway.Duration(100 * time.Millisecond)
+		s.uplink.BackoffMin = s.uplink.BackoffMax
+		cfg = s.hub
+	})
+	b.await("the first connection", func() bool { return b.uplink.State().Connected })
+	cfg.AMQPPort = b.hub.Info().AMQPPort
+	b.hub.Close()
+	b.publish("leaf-001", 10)
+	b.publish("leaf-002", 10)
+	b.await("several attempts fail, and why is said", func() bool {
+		s := b.uplink.State()
+		return s.Connects[uplink.ConnectFailed] >= 3 && strings.Contains(s.LastError, "connection refused")
+	})
+	b.hub = startHub(t, cfg) // with the keys it had
+	b.awaitAll("leaf-001", "leaf-002")
+	b.checkOrder("leaf-001")
+	b.checkOrder("leaf-002")
+}
+
+func TestHubOfAnotherAuthorityIsNotTrusted(t *testing.T) {
+	other := startHub(t, hubsim.Config{Dir: t.TempDir()})
+	b := newBench(t, names(1), func(s *settings) {
+		s.amqp.CAFile = other.Info().CAFile
+		s.uplink.BackoffMax = gateway.Duration(50 * time.Millisecond)
+		s.uplink.BackoffMin = s.uplink.BackoffMax
+	})
+	b.publish("leaf-001", 1)
+	b.await("several attempts fail, and why is said", func() bool {
+		s := b.uplink.State()
+		return s.Connects[uplink.ConnectFailed] >= 3 && strings.Contains(s.LastError, "cannot secure the connection") &&
+			strings.Contains(s.LastError, "unknown authority")
+	})
+	if s := b.hub.Stats(); s.Messages > 0 || s.Identities > 0 {
+		t.Errorf("it got tokens or messages: %+v", s)
+	}
 }
 
 func TestNothingRunsOnAfterRun(t *testing.T) {

@@ -1,9 +1,12 @@
 package amqp_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,19 +61,26 @@ func newBench(t *testing.T, leaves []string, adjust ...func(*settings)) *bench {
 	for _, a := range adjust {
 		a(&s)
 	}
-	hub, err := hubsim.Start(s.hub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { hub.Close() })
+	hub := startHub(t, s.hub)
 	b := &bench{t: t, hub: hub, keys: identity.NewKeyring("hub.test"), sent: make(map[string]int)}
 	b.learnKeys()
 	info := hub.Info()
 	s.amqp.Host = "hub.test"
 	s.amqp.Address = fmt.Sprintf("%s:%d", info.Bind, info.AMQPPort)
-	s.amqp.CAFile = info.CAFile
+	s.amqp.CAFile = cmp.Or(s.amqp.CAFile, info.CAFile)
 	b.start(s)
 	return b
+}
+
+// startHub starts a hub that the end of the test closes.
+func startHub(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
+	t.Helper()
+	hub, err := hubsim.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hub.Close() })
+	return hub
 }
 
 // learnKeys gives the gateway the keys of the hub's leaves.
@@ -131,10 +141,14 @@ func run(f func(context.Context) error) (stop func()) {
 
 // publish hands over the next n messages of the leaf; their bodies are numbers
 // from 1.
-func (b *bench) publish(leaf string, n int) {
+func (b *bench) publish(leaf string, n int) { b.publishLarge(leaf, n, 0) }
+
+// publishLarge is publish with that many spaces behind each number.
+func (b *bench) publishLarge(leaf string, n, spaces int) {
 	for range n {
 		b.sent[leaf]++
-		m := &gateway.Message{Leaf: leaf, Lane: gateway.LaneTelemetry, Body: fmt.Append(nil, b.sent[leaf])}
+		body := append(fmt.Append(nil, b.sent[leaf]), bytes.Repeat([]byte{' '}, spaces)...)
+		m := &gateway.Message{Leaf: leaf, Lane: gateway.LaneTelemetry, Body: body}
 		b.path.Handle(b.t.Context(), m, func(err error) {
 			if err != nil {
 				b.t.Errorf("%s: not taken: %v", leaf, err)
@@ -143,26 +157,41 @@ func (b *bench) publish(leaf string, n int) {
 	}
 }
 
-// arrived returns the numbers of the leaf's messages in the order of arrival.
-func (b *bench) arrived(leaf string) []int {
-	var numbers []int
+// arrivals returns the numbers of all messages in the order of arrival, by leaf.
+// It fails the test when a message that came twice has another id the second time.
+func (b *bench) arrivals() map[string][]int {
+	numbers := make(map[string][]int)
+	type message struct {
+		leaf   string
+		number int
+	}
+	ids := make(map[message]string)
 	for a := range b.hub.Arrivals() {
-		if a.Device != leaf {
-			continue
+		m := message{leaf: a.Device}
+		if _, err := fmt.Sscan(string(a.Body), &m.number); err != nil {
+			b.t.Fatalf("%s: body %.20q: %v", a.Device, a.Body, err)
 		}
-		var n int
-		if _, err := fmt.Sscan(string(a.Body), &n); err != nil {
-			b.t.Fatalf("%s: body %q: %v", leaf, a.Body, err)
+		if id, again := ids[m]; a.MessageID == "" || again && id != a.MessageID {
+			b.t.Fatalf("%+v has id %q, before %q", m, a.MessageID, id)
 		}
-		numbers = append(numbers, n)
+		ids[m] = a.MessageID
+		numbers[m.leaf] = append(numbers[m.leaf], m.number)
 	}
 	return numbers
 }
 
+// arrived is arrivals of one leaf.
+func (b *bench) arrived(leaf string) []int { return b.arrivals()[leaf] }
+
 // complete says whether all messages of the leaf have arrived, except skipped.
 func (b *bench) complete(leaf string, skipped ...int) bool {
+	return b.covers(leaf, append(b.arrived(leaf), skipped...))
+}
+
+// covers says whether every message of the leaf is among the numbers.
+func (b *bench) covers(leaf string, numbers []int) bool {
 	seen := make(map[int]bool)
-	for _, n := range append(b.arrived(leaf), skipped...) {
+	for _, n := range numbers {
 		seen[n] = true
 	}
 	return len(seen) == b.sent[leaf]
@@ -202,9 +231,10 @@ func (b *bench) await(what string, condition func() bool) {
 // awaitAll waits until all messages of the leaves have arrived.
 func (b *bench) awaitAll(leaves ...string) {
 	b.t.Helper()
-	for _, leaf := range leaves {
-		b.await("all messages of "+leaf, func() bool { return b.complete(leaf) })
-	}
+	b.await("all messages of "+strings.Join(leaves, ", "), func() bool {
+		arrivals := b.arrivals()
+		return !slices.ContainsFunc(leaves, func(leaf string) bool { return !b.covers(leaf, arrivals[leaf]) })
+	})
 }
 
 // names returns n leaf ids.

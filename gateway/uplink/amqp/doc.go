@@ -3,6 +3,7 @@
 // is a transport of package uplink and the only importer of go-amqp.
 //
 //	transport.go   dials, and says what is needed for it
+//	guard.go       below go-amqp: what it writes and reads
 //	conn.go        the connection, and how a leaf is opened on it
 //	cbs.go         tokens on the wire: one request, one answer
 //	identity.go    the token of one leaf, and its renewal in place

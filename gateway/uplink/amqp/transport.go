@@ -90,7 +90,7 @@ func (t *Transport) dialTLS(ctx context.Context) (*guard, error) {
 		tcp.Close()
 		return nil, fmt.Errorf("cannot secure the connection: %w", err)
 	}
-	return &guard{Conn: c, tcp: tcp}, nil
+	return newGuard(c, tcp), nil
 }
 
 // options returns the terms of the connection. go-amqp advertises half of its
@@ -111,29 +111,4 @@ func version() string {
 		return info.Main.Version
 	}
 	return "unknown"
-}
-
-// guard closes the whole connection when one direction of it has failed. go-amqp
-// waits for its writer before it reports what its reader saw; on a line that was
-// cut silently the writer would hang in a full socket long after the reader has
-// noticed.
-type guard struct {
-	net.Conn          // TLS
-	tcp      net.Conn // below it: closing this never waits
-}
-
-func (g *guard) Read(b []byte) (int, error) {
-	n, err := g.Conn.Read(b)
-	if err != nil {
-		g.tcp.Close()
-	}
-	return n, err
-}
-
-func (g *guard) Write(b []byte) (int, error) {
-	n, err := g.Conn.Write(b)
-	if err != nil {
-		g.tcp.Close()
-	}
-	return n, err
 }
