@@ -20,7 +20,7 @@ import (
 // patience bounds every wait of the tests. It is not a claim about speed.
 const patience = 30 * time.Second
 
-func start(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
+func start(t testing.TB, cfg hubsim.Config) *hubsim.Hub {
 	t.Helper()
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
@@ -37,7 +37,7 @@ func start(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
 	return hub
 }
 
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
@@ -46,7 +46,7 @@ func within(t *testing.T) context.Context {
 
 // client is a stock go-amqp client with one session.
 type client struct {
-	t       *testing.T
+	t       testing.TB
 	hub     *hubsim.Hub
 	conn    *goamqp.Conn
 	session *goamqp.Session
@@ -54,7 +54,7 @@ type client struct {
 	answers *goamqp.Receiver
 }
 
-func clientTLS(t *testing.T, info hubsim.Info) *tls.Config {
+func clientTLS(t testing.TB, info hubsim.Info) *tls.Config {
 	t.Helper()
 	pem, err := os.ReadFile(info.CAFile)
 	if err != nil {
@@ -67,15 +67,20 @@ func clientTLS(t *testing.T, info hubsim.Info) *tls.Config {
 	return &tls.Config{RootCAs: roots, ServerName: info.Host}
 }
 
-func dial(t *testing.T, hub *hubsim.Hub, opts *goamqp.ConnOptions) *client {
-	t.Helper()
+func address(hub *hubsim.Hub) string {
 	info := hub.Info()
+	return "amqps://" + net.JoinHostPort(info.Bind, strconv.Itoa(info.AMQPPort))
+}
+
+func dial(t testing.TB, hub *hubsim.Hub, opts *goamqp.ConnOptions) *client {
+	t.Helper()
 	if opts == nil {
 		opts = &goamqp.ConnOptions{}
 	}
+	info := hub.Info()
 	opts.TLSConfig, opts.HostName = clientTLS(t, info), info.Host
 	ctx := within(t)
-	conn, err := goamqp.Dial(ctx, "amqps://"+net.JoinHostPort(info.Bind, strconv.Itoa(info.AMQPPort)), opts)
+	conn, err := goamqp.Dial(ctx, address(hub), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +145,18 @@ func (c *client) login(device string) {
 	}
 }
 
+// service puts a token with which events may be read, and returns the address of
+// the first partition.
+func (c *client) service(info hubsim.Info) string {
+	c.t.Helper()
+	key := []byte(part(info.EventHubConnectionString, "SharedAccessKey")) // its text, as event readers sign
+	audience := "sb://" + info.Host + "/messages/events"
+	if status := c.put(sas.New(audience, "service", key, time.Now().Add(time.Hour))); status != 200 {
+		c.t.Fatalf("put-token of the service: got %d, want 200", status)
+	}
+	return "messages/events/ConsumerGroups/$Default/Partitions/0"
+}
+
 func (c *client) sender(device string) *goamqp.Sender {
 	c.t.Helper()
 	s, err := c.session.NewSender(within(c.t), "/devices/"+device+"/messages/events", nil)
@@ -149,8 +166,16 @@ func (c *client) sender(device string) *goamqp.Sender {
 	return s
 }
 
+// send sends a text and waits until the hub has accepted it.
+func (c *client) send(s *goamqp.Sender, text string) {
+	c.t.Helper()
+	if err := s.Send(within(c.t), goamqp.NewMessage([]byte(text)), nil); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // token makes a token with the device's own key.
-func token(t *testing.T, hub *hubsim.Hub, device string, expiry time.Time) string {
+func token(t testing.TB, hub *hubsim.Hub, device string, expiry time.Time) string {
 	t.Helper()
 	info := hub.Info()
 	key := decode(t, part(info.Devices[device].ConnectionString, "SharedAccessKey"))

@@ -11,7 +11,7 @@ import (
 	"github.com/fieldgate/fieldgate/test/hubsim"
 )
 
-func decode(t *testing.T, key string) []byte {
+func decode(t testing.TB, key string) []byte {
 	t.Helper()
 	b, err := base64.StdEncoding.DecodeString(key)
 	if err != nil {

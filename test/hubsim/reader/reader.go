@@ -28,6 +28,7 @@ type Event struct {
 	Device        string // iothub-connection-device-id
 	Partition     string
 	Sequence      int64     // x-opt-sequence-number, of the partition
+	Offset        string    // x-opt-offset, of the partition; only the hub knows what it counts
 	Enqueued      time.Time // x-opt-enqueued-time
 	MessageID     string
 	CorrelationID string
@@ -46,9 +47,12 @@ const tokenTTL = 24 * time.Hour
 type Reader struct {
 	conn   *amqp.Conn
 	events chan Event
-	failed chan error // capacity 1: why no more events come
 	stop   context.CancelFunc
 	parts  sync.WaitGroup
+
+	failing sync.Once
+	failed  chan struct{} // closed when a partition gives no more events
+	err     error         // why; written before failed is closed
 }
 
 // endpoint is an event-reading connection string, taken apart.
@@ -111,7 +115,7 @@ func Open(ctx context.Context, connectionString, caFile string) (*Reader, error)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{conn: conn, events: make(chan Event, credit), failed: make(chan error, 1)}
+	r := &Reader{conn: conn, events: make(chan Event, credit), failed: make(chan struct{})}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
 	if err := r.start(ctx, running, &e); err != nil {
@@ -201,10 +205,7 @@ func (r *Reader) read(ctx context.Context, link *amqp.Receiver, partition string
 			err = link.AcceptMessage(ctx, m)
 		}
 		if err != nil {
-			select {
-			case r.failed <- fmt.Errorf("partition %s: %w", partition, err):
-			default: // another partition was first
-			}
+			r.fail(fmt.Errorf("partition %s: %w", partition, err))
 			return
 		}
 		select {
@@ -215,10 +216,19 @@ func (r *Reader) read(ctx context.Context, link *amqp.Receiver, partition string
 	}
 }
 
+// fail notes why no more events come; the first reason counts.
+func (r *Reader) fail(err error) {
+	r.failing.Do(func() {
+		r.err = err
+		close(r.failed)
+	})
+}
+
 func event(m *amqp.Message, partition string) Event {
 	e := Event{Partition: partition, Properties: make(map[string]string), Body: m.GetData()}
 	e.Device, _ = m.Annotations["iothub-connection-device-id"].(string)
 	e.Sequence, _ = m.Annotations["x-opt-sequence-number"].(int64)
+	e.Offset, _ = m.Annotations["x-opt-offset"].(string)
 	e.Enqueued, _ = m.Annotations["x-opt-enqueued-time"].(time.Time)
 	if p := m.Properties; p != nil {
 		e.MessageID, e.CorrelationID = text(p.MessageID), text(p.CorrelationID)
@@ -240,7 +250,8 @@ func text(v any) string {
 }
 
 // Next returns the next event of any partition; those of one partition come in
-// order.
+// order. Once the connection, or the reading of one partition, has failed, it
+// hands out what was read before and then always returns that error.
 func (r *Reader) Next(ctx context.Context) (Event, error) {
 	select {
 	case e := <-r.events:
@@ -250,9 +261,8 @@ func (r *Reader) Next(ctx context.Context) (Event, error) {
 	select {
 	case e := <-r.events:
 		return e, nil
-	case err := <-r.failed:
-		r.failed <- err
-		return Event{}, err
+	case <-r.failed:
+		return Event{}, r.err
 	case <-ctx.Done():
 		return Event{}, ctx.Err()
 	}
