@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -22,9 +24,10 @@ func TestRelayWritesNothing(t *testing.T) {
 	// tests: the hub may take half a minute.
 	s := running(ctx, t, site.Plan{Leaves: list, Config: site.Config{Lane: "spill_after = \"30s\"\n"}})
 	must(t, s.Await(ctx, "the link to the hub", func() bool { return metric(ctx, s, "fieldgate_uplink_up") == 1 }))
-	before := footprint(t, filepath.Join(s.DataDir(), "store"))
-	crew := launch(ctx, t, s, list, leafsim.Options{Count: 200, AlarmEvery: 10, Size: 1000})
-	must(t, s.Await(ctx, "all messages to be acknowledged", func() bool { return crew.Stats().Acked == 200*uint64(len(list)) }))
+	before, written := footprint(t, filepath.Join(s.DataDir(), "store")), writeBytes(t, s.Gateway())
+	const count, size = 200, 1000
+	crew := launch(ctx, t, s, list, leafsim.Options{Count: count, AlarmEvery: 10, Size: size})
+	must(t, s.Await(ctx, "all messages to be acknowledged", func() bool { return crew.Stats().Acked == count*uint64(len(list)) }))
 	allArrived(ctx, t, s)
 	if after := footprint(t, filepath.Join(s.DataDir(), "store")); after != before {
 		t.Errorf("the store's files were\n%s\nand are\n%s", before, after)
@@ -32,6 +35,23 @@ func TestRelayWritesNothing(t *testing.T) {
 	if n := metric(ctx, s, "fieldgate_store_written_bytes_total"); n != 0 {
 		t.Errorf("%v bytes were written", n)
 	}
+	// The kernel's own count has everything, the log file too.
+	if n, payload := writeBytes(t, s.Gateway())-written, count*size*len(list); n > payload/4 {
+		t.Errorf("the process wrote %d bytes to storage while %d bytes of messages passed", n, payload)
+	}
+}
+
+// writeBytes is how much a process has caused to be written to storage, by the
+// kernel's count (proc_pid_io(5)).
+func writeBytes(t *testing.T, p *site.Process) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.PID()))
+	must(t, err)
+	_, after, _ := strings.Cut(string(text), "\nwrite_bytes: ")
+	number, _, _ := strings.Cut(after, "\n")
+	n, err := strconv.Atoi(number)
+	must(t, err)
+	return n
 }
 
 // footprint is name, size and time of every file below a folder.

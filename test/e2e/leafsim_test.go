@@ -18,7 +18,7 @@ import (
 func TestLeafsimRunAndCheck(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t, 2*patience)
-	list := []site.Device{{ID: "pump", Kind: site.MQTT3}, {ID: "valve", Kind: site.MQTT5}, {ID: "sdk", Kind: site.SDK}, {ID: "meter", Kind: site.Serial}}
+	list := []site.Device{{ID: "pump", Kind: site.MQTT3}, {ID: "valve", Kind: site.MQTT5}, {ID: "sdk-1", Kind: site.SDK}, {ID: "sdk-2", Kind: site.SDK}, {ID: "meter", Kind: site.Serial}}
 	s := running(ctx, t, site.Plan{Leaves: list})
 	own := folder(t)
 	password := func(leaf string) string {
@@ -31,12 +31,13 @@ func TestLeafsimRunAndCheck(t *testing.T) {
 	for leaf, args := range map[string][]string{
 		"pump":  append(mqtt, "--password-file", password("pump"), "--alarm-every", "5"),
 		"valve": append(mqtt, "--password-file", password("valve"), "--protocol", "mqtt5"),
-		"sdk":   append(mqtt, "--key-file", filepath.Join(s.Dir(), "gateway", "sdk.key"), "--hub", site.HubHost),
-		"meter": {"--protocol", "serial", "--port", filepath.Join(s.Dir(), "leaf", "tty-meter")},
+		// Two at once, each with its own key.
+		"sdk-1,sdk-2": append(mqtt, "--key-file", filepath.Join(s.Dir(), "gateway", "{leaf}.key"), "--hub", site.HubHost),
+		"meter":       {"--protocol", "serial", "--port", filepath.Join(s.Dir(), "leaf", "tty-meter")},
 	} {
 		args = append([]string{"run", "--leaf", leaf, "--acks", acks, "--count", "20", "--rate", "0"}, args...)
 		out, err := exec.CommandContext(ctx, filepath.Join(bin, "leafsim"), args...).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "20 acknowledged") {
+		if want := 1 + strings.Count(leaf, ","); err != nil || strings.Count(string(out), "20 acknowledged") != want {
 			t.Errorf("leafsim %q: %v\n%s", args, err, out)
 		}
 	}
@@ -44,7 +45,7 @@ func TestLeafsimRunAndCheck(t *testing.T) {
 		out, err := exec.CommandContext(ctx, filepath.Join(bin, "leafsim"), "check", "--acks", acks, "--hub", s.HubDir()).CombinedOutput()
 		return string(out), err
 	}
-	row := regexp.MustCompile(`(?m)^ *total +80 +80 +0 +\d+ +0$`)
+	row := regexp.MustCompile(`(?m)^ *total +100 +100 +0 +\d+ +0$`)
 	if out, err := check(); err != nil || !row.MatchString(out) {
 		t.Errorf("leafsim check: %v\n%s", err, out)
 	}

@@ -25,6 +25,11 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
+	// One test runs the programs as another user.
+	if err := os.Chmod(bin, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for program, folder := range map[string]string{"fieldgate": "cmd/fieldgate", "hubsim": "test/cmd/hubsim", "leafsim": "test/cmd/leafsim"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(bin, program), "github.com/fieldgate/fieldgate/"+folder)
 		if out, err := build.CombinedOutput(); err != nil {

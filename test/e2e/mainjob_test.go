@@ -1,26 +1,42 @@
 package e2e
 
 import (
-	"strings"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/fieldgate/fieldgate/test/leafsim"
-	"github.com/fieldgate/fieldgate/test/leafsim/demo"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
 )
 
-// The demonstration, shorter and with fewer leaves.
+// The demonstration as a user runs it, shorter and with fewer leaves. It needs
+// no root, so it gets none.
 func TestMainJob(t *testing.T) {
 	t.Parallel()
-	var told strings.Builder
-	err := demo.Run(testContext(t, 3*patience), demo.Options{
-		Bin: bin, Dir: folder(t), Leaves: 6, Length: 10 * time.Second, Rate: 10, Out: &told,
-	})
-	if err != nil {
-		t.Errorf("%v\n%s", err, told.String())
+	ctx := testContext(t, 4*patience)
+	demo := exec.CommandContext(ctx, filepath.Join(bin, "leafsim"), "demo", "--bin", bin, "--leaves", "6", "--seconds", "10")
+	demo.Cancel = func() error { return demo.Process.Signal(os.Interrupt) } // so that it ends its children
+	temp := folder(t)
+	demo.Env = append(os.Environ(), "TMPDIR="+temp)
+	if os.Geteuid() == 0 {
+		must(t, os.Chown(temp, nobody, nobody))
+		demo.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	out, err := demo.CombinedOutput()
+	verdict := regexp.MustCompile(`(?m)^OK: [1-9]\d* messages acknowledged, 0 lost, 0 out of order;`)
+	if err != nil || !verdict.Match(out) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(temp); err == nil && !t.Failed() && len(left) != 0 {
+		t.Errorf("the demonstration went well and left %v behind", left)
 	}
 }
+
+// nobody is the user and the group without rights.
+const nobody = 65534
 
 // 200 leaves at once: one connection to the hub, each leaf under its own
 // identity on it.

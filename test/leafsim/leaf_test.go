@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -119,10 +120,10 @@ func checkTaken(t *testing.T, taken []publish) {
 
 // A refused message is no acknowledged message: the leaf comes back with it.
 func TestRefusedIsNotAcknowledged(t *testing.T) {
-	refused := 0
+	var refused atomic.Int32
 	b := startBroker(t, 5, func(p publish) verdict {
-		if strings.Contains(p.body, `"n":3,`) && refused < 2 {
-			refused++
+		if strings.Contains(p.body, `"n":3,`) && refused.Load() < 2 {
+			refused.Add(1)
 			return refuse
 		}
 		return accept
@@ -131,8 +132,8 @@ func TestRefusedIsNotAcknowledged(t *testing.T) {
 	if err := leaf.Run(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if got := leaf.Stats(); refused != 2 || got.Acked != 5 || got.Resent != 2 {
-		t.Errorf("refused %d times, stats %+v: want message 3 sent again twice", refused, got)
+	if got := leaf.Stats(); refused.Load() != 2 || got.Acked != 5 || got.Resent != 2 {
+		t.Errorf("refused %d times, stats %+v: want message 3 sent again twice", refused.Load(), got)
 	}
 }
 

@@ -87,6 +87,11 @@ func setRaw(fd int) error {
 	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
+// endExclusive lets the port be opened again. A gateway that was killed has not
+// given back its exclusive use (ioctl_tty(2), TIOCEXCL). A UART forgets it with
+// the last program that closes the port; here that is the leaf.
+func endExclusive(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCNXCL, 0) }
+
 // read passes the gateway's answers to the present connection until the
 // terminal is closed.
 func (s *Serial) read(leaf *os.File) {
@@ -140,6 +145,9 @@ func (s *Serial) dial(_ context.Context, _ string, _ int) (conn, error) {
 		if err := s.open(); err != nil {
 			return nil, err
 		}
+	}
+	if err := control(s.port, endExclusive); err != nil {
+		return nil, err
 	}
 	s.current = &serialConn{line: s, out: make(chan *Message), lost: make(chan struct{}), ack: make(chan uint64, 1)}
 	return s.current, nil

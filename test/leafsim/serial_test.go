@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // gateway opens the leaf's port when it appears and treats each line as told,
@@ -97,5 +99,43 @@ func TestSerialSendsAgain(t *testing.T) {
 	})
 	if s := leaf.Stats(); s.Acked != 3 || s.Resent != 1 || fmt.Sprint(got) != "[1 2 2 3]" {
 		t.Errorf("gateway got %v, stats %+v; want 2 twice", got, s)
+	}
+}
+
+// A gateway that was killed leaves the port marked as in exclusive use, and the
+// next one could not open it, except as root.
+func TestSerialPortIsFreeAfterAKill(t *testing.T) {
+	line := &Serial{Link: filepath.Join(t.TempDir(), "tty-meter")}
+	defer line.close()
+	exclusive := func() (mark int) {
+		err := control(line.port, func(fd int) (err error) {
+			mark, err = unix.IoctlGetInt(fd, unix.TIOCGEXCL)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mark
+	}
+	for range 2 {
+		c, err := line.dial(t.Context(), "meter", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exclusive() != 0 {
+			t.Error("a leaf that dials leaves the port in exclusive use")
+		}
+		port, err := os.OpenFile(line.Link, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := control(port, func(fd int) error { return unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) }); err != nil {
+			t.Fatal(err)
+		}
+		port.Close()
+		if exclusive() == 0 {
+			t.Error("closing the port has ended its exclusive use: there is nothing to test")
+		}
+		c.close()
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,11 +34,15 @@ fixed ports. Ends with 1 if a promise was broken.`,
 				return err
 			}
 			err = demo.Run(cmd.Context(), o)
-			if err != nil || keep {
+			interrupted := cmd.Context().Err() != nil
+			if interrupted {
+				err = errors.New("interrupted")
+			}
+			if err != nil && !interrupted || keep {
 				cmd.PrintErrf("Everything is kept in %s: configuration, store, logs, acknowledgements.\n", o.Dir)
 				return err
 			}
-			return os.RemoveAll(o.Dir)
+			return errors.Join(err, os.RemoveAll(o.Dir))
 		},
 	}
 	f := c.Flags()

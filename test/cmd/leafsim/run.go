@@ -9,13 +9,15 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fieldgate/fieldgate/test/leafsim"
 )
 
-// flags describe one leaf on the command line.
+// flags describe leaves on the command line.
 type flags struct {
 	leafsim.Options
+	leaves       []string
 	protocol     string
 	broker, ca   string
 	passwordFile string
@@ -23,22 +25,27 @@ type flags struct {
 	port, acks   string
 }
 
+// placeholder stands for the leaf's id in the names of files.
+const placeholder = "{leaf}"
+
 func runCommand() *cobra.Command {
 	var f flags
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Be one leaf",
-		Long: `Connects as one leaf and sends numbered messages until SIGINT, or until --count of
-them are acknowledged. Each acknowledgement is written to a file at once, for
-leafsim check. A password or key is read from a file.`,
+		Short: "Be one leaf, or several",
+		Long: `Connects as one leaf, or as several that differ only in their ids, and sends
+numbered messages until SIGINT, or until --count of each are acknowledged. Each
+acknowledgement is written to a file at once, for leafsim check; --acks
+/dev/stdout shows them. A password or key is read from a file. In the names of
+files and ports, {leaf} stands for the leaf's id.`,
 		Example: `  leafsim run --leaf pump-1 --broker localhost:8883 --ca ca.pem --password-file pump-1.password --count 100
-  leafsim run --leaf sdk-1 --broker localhost:8883 --ca ca.pem --key-file sdk-1.key --hub myhub.azure-devices.net
-  leafsim run --leaf meter-1 --protocol serial --port /tmp/tty-meter-1`,
+  leafsim run --leaf sdk-1,sdk-2 --broker localhost:8883 --ca ca.pem --key-file {leaf}.key --hub myhub.azure-devices.net
+  leafsim run --leaf meter-1 --protocol serial --port /tmp/tty-meter-1 --acks /dev/stdout`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	s := c.Flags()
-	s.StringVar(&f.ID, "leaf", "", "`id` of the leaf (required)")
+	s.StringSliceVar(&f.leaves, "leaf", nil, "`id` of the leaf (required); several with commas, or the flag again")
 	s.StringVar(&f.protocol, "protocol", "mqtt311", "mqtt311, mqtt5 or serial")
 	s.StringVar(&f.broker, "broker", "localhost:8883", "`address` of the gateway's MQTT listener")
 	s.StringVar(&f.ca, "ca", "", "`file` with the certificate authority to trust; without it plain text is spoken")
@@ -47,9 +54,9 @@ leafsim check. A password or key is read from a file.`,
 	s.StringVar(&f.hub, "hub", "", "host `name` of the hub, with --key-file")
 	s.StringVar(&f.port, "port", "", "`path` at which the serial port is to appear, with --protocol serial")
 	s.StringVar(&f.acks, "acks", "acks.jsonl", "`file` for acknowledgements")
-	s.Float64Var(&f.Rate, "rate", 1, "messages per second, 0 for as fast as it goes")
-	s.Uint64Var(&f.Count, "count", 0, "how many messages, 0 for no end")
-	s.IntVar(&f.Window, "window", 16, "how many may be unacknowledged at a time")
+	s.Float64Var(&f.Rate, "rate", 1, "messages per second of each leaf, 0 for as fast as it goes")
+	s.Uint64Var(&f.Count, "count", 0, "how many messages of each leaf, 0 for no end")
+	s.IntVar(&f.Window, "window", 16, "how many of a leaf may be unacknowledged at a time")
 	s.IntVar(&f.AlarmEvery, "alarm-every", 0, "every so many messages one is an alarm, 0 for never")
 	s.IntVar(&f.Size, "size", 0, "bytes of a message, 0 for as small as it gets")
 	_ = c.MarkFlagRequired("leaf") // fails only for a flag that does not exist
@@ -57,24 +64,60 @@ leafsim check. A password or key is read from a file.`,
 }
 
 func (f *flags) run(cmd *cobra.Command) (err error) {
-	if f.Line, err = f.line(); err != nil {
+	log, err := leafsim.OpenAckLog(f.acks)
+	if err != nil {
 		return err
 	}
-	if f.Log, err = leafsim.OpenAckLog(f.acks); err != nil {
-		return err
+	defer func() { err = errors.Join(err, log.Close()) }()
+	var leaves []*leafsim.Leaf
+	for _, id := range f.leaves {
+		o, err := f.of(id).options()
+		if err != nil {
+			return err
+		}
+		o.Log = log
+		leaves = append(leaves, leafsim.New(o))
 	}
-	leaf := leafsim.New(f.Options)
-	err = leaf.Run(cmd.Context())
+	group, ctx := errgroup.WithContext(cmd.Context())
+	for _, leaf := range leaves {
+		group.Go(func() error { return leaf.Run(ctx) })
+	}
+	err = group.Wait()
 	if cmd.Context().Err() != nil {
 		err = nil // the end that was asked for
 	}
+	for _, leaf := range leaves {
+		err = errors.Join(err, sumUp(cmd, leaf))
+	}
+	return err
+}
+
+// sumUp says what a leaf has done. A leaf that never connected is an error.
+func sumUp(cmd *cobra.Command, leaf *leafsim.Leaf) error {
 	stats := leaf.Stats()
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %d made, %d acknowledged, %d sent again, %d connections\n",
-		f.ID, stats.Made, stats.Acked, stats.Resent, stats.Connects)
+		leaf.ID(), stats.Made, stats.Acked, stats.Resent, stats.Connects)
 	if last := leaf.LastError(); stats.Connects == 0 && last != nil {
-		err = errors.Join(err, fmt.Errorf("never connected: %w", last))
+		return fmt.Errorf("%s never connected: %w", leaf.ID(), last)
 	}
-	return errors.Join(err, f.Log.Close())
+	return nil
+}
+
+// of returns the flags as they are for one leaf.
+func (f *flags) of(leaf string) *flags {
+	own := *f
+	own.ID = leaf
+	for _, name := range []*string{&own.passwordFile, &own.keyFile, &own.port} {
+		*name = strings.ReplaceAll(*name, placeholder, leaf)
+	}
+	return &own
+}
+
+// options describes the leaf to leafsim.
+func (f *flags) options() (leafsim.Options, error) {
+	line, err := f.line()
+	f.Line = line
+	return f.Options, err
 }
 
 // line makes the way to the gateway that the flags describe.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -135,7 +136,7 @@ func (s *story) offline(ctx context.Context) error {
 func (s *story) killed(ctx context.Context) error {
 	s.say("-- the gateway is killed with signal 9, and started again --")
 	s.site.Gateway().Kill()
-	before := s.crew.Stats().Acked
+	before := s.acked()
 	if err := s.site.StartGateway(ctx); err != nil {
 		return err
 	}
@@ -143,7 +144,22 @@ func (s *story) killed(ctx context.Context) error {
 	if err := s.watch(ctx, killed); err != nil {
 		return err
 	}
-	return s.await(ctx, "leaves to come back and be acknowledged", func() bool { return s.crew.Stats().Acked > before })
+	return s.await(ctx, "each leaf to come back and be acknowledged", func() bool {
+		for i, now := range s.acked() {
+			if now <= before[i] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// acked is how many messages of each leaf are acknowledged.
+func (s *story) acked() (counts []uint64) {
+	for _, l := range s.crew.Leaves() {
+		counts = append(counts, l.Stats().Acked)
+	}
+	return counts
 }
 
 func (s *story) back(ctx context.Context) error {
@@ -158,19 +174,23 @@ func (s *story) back(ctx context.Context) error {
 func (s *story) drain(ctx context.Context) error {
 	s.say("-- the leaves stop; what is left drains --")
 	s.part = "draining"
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := s.crew.Finish(ctx); err != nil {
-		return err
-	}
-	// Not arriving is a result, which the table shows, and no error.
-	if err := s.site.AwaitArrival(ctx); err != nil && ctx.Err() == nil {
-		return err
-	}
-	if err := s.await(ctx, "an empty backlog", func() bool { return s.backlog(ctx) == 0 }); err != nil {
-		s.tail = append(s.tail, err.Error())
+	// What does not come to its end is a result, shown beside the table.
+	for _, step := range []func(context.Context) error{s.crew.Finish, s.site.AwaitArrival, s.emptyBacklog} {
+		bounded, cancel := context.WithTimeout(ctx, patience)
+		err := step(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			s.tail = append(s.tail, err.Error())
+		}
 	}
 	return s.look(ctx)
+}
+
+func (s *story) emptyBacklog(ctx context.Context) error {
+	return s.site.Await(ctx, "an empty backlog", func() bool { return s.backlog(ctx) == 0 })
 }
 
 // await waits for something that the story is about.
@@ -210,12 +230,15 @@ func (s *story) look(ctx context.Context) error {
 	if b := s.backlog(ctx); b >= 0 {
 		backlog = fmt.Sprintf("%.0f", b)
 	}
-	s.say("%7.1fs  %-12s %12d %8.0f %15s %8d %15d", now.Sub(s.started).Seconds(), s.part, acked,
-		float64(acked-s.shown)/now.Sub(s.shownAt).Seconds(), backlog, len(s.site.Arrivals()), hub.ConnectionsOpen)
+	connections := "-" // a hub cut off cannot know
+	if !s.cut {
+		connections = strconv.Itoa(hub.ConnectionsOpen)
+	}
+	s.say("%7.1fs  %-12s %12d %8.0f %15s %8d %15s", now.Sub(s.started).Seconds(), s.part, acked,
+		float64(acked-s.shown)/now.Sub(s.shownAt).Seconds(), backlog, len(s.site.Arrivals()), connections)
 	s.shown, s.shownAt = acked, now
 	// Right after a failure the hub may not yet know that the connection of
 	// before is gone; a second later it does.
-	// While the link is cut it cannot know.
 	if s.crowd++; hub.ConnectionsOpen <= 1 || s.cut {
 		s.crowd = 0
 	}

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,7 +62,8 @@ func (c *Crew) Stats() (sum leafsim.Stats) {
 func (c *Crew) Leaves() []*leafsim.Leaf { return c.leaves }
 
 // Finish lets the leaves finish what is under way and waits for them. The error
-// is the first of theirs; ctx bounds the wait.
+// is the first of theirs; ctx bounds the wait, and the error then says who
+// still waits for an acknowledgement.
 func (c *Crew) Finish(ctx context.Context) error {
 	for _, l := range c.leaves {
 		l.Stop()
@@ -69,7 +71,20 @@ func (c *Crew) Finish(ctx context.Context) error {
 	defer context.AfterFunc(ctx, c.cancel)()
 	err := c.group.Wait()
 	c.cancel()
+	if err != nil && ctx.Err() != nil {
+		return errors.Join(append(c.waiting(), ctx.Err())...)
+	}
 	return err
+}
+
+// waiting says for each leaf that has unacknowledged messages how many.
+func (c *Crew) waiting() (errs []error) {
+	for _, l := range c.leaves {
+		if s := l.Stats(); s.Acked < s.Made {
+			errs = append(errs, fmt.Errorf("leaf %s still waits for %d acknowledgements, its last error: %v", l.ID(), s.Made-s.Acked, l.LastError()))
+		}
+	}
+	return errs
 }
 
 // Abandon ends the leaves at once, as if their power was cut.
