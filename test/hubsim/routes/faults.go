@@ -110,11 +110,11 @@ func (f *Faults) refusal(device string) *amqp.Error {
 }
 
 // settling says how settlements go at the moment.
-func (f *Faults) settling() (delay time.Duration, never bool) {
+func (f *Faults) settling() settling {
 	if !f.active.Load() {
-		return 0, false
+		return settling{}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.slow, f.never
+	return settling{f.slow, f.never}
 }

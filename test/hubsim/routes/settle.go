@@ -8,15 +8,20 @@ import (
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
 )
 
+// settling is how telemetry is settled while a fault is on.
+type settling struct {
+	delay time.Duration
+	never bool
+}
+
 // settle settles a telemetry delivery the way the faults want it. The order of
 // settlements on a connection is that of the deliveries, whatever the delay.
-func (c *connection) settle(d server.Delivery, state amqp.State) {
-	delay, never := c.hub.Faults.settling()
-	if never {
+func (c *connection) settle(d server.Delivery, state amqp.State, how settling) {
+	if how.never {
 		return
 	}
 	c.mu.Lock()
-	if c.slow == nil && delay > 0 {
+	if c.slow == nil && how.delay > 0 {
 		c.slow = newSettler()
 	}
 	slow := c.slow
@@ -25,7 +30,7 @@ func (c *connection) settle(d server.Delivery, state amqp.State) {
 		d.Settle(state)
 		return
 	}
-	slow.add(verdict{d, state, time.Now().Add(delay)})
+	slow.add(verdict{d, state, time.Now().Add(how.delay)})
 }
 
 // verdict is a settlement that waits for its time.

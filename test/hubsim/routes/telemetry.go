@@ -44,15 +44,16 @@ func (c *connection) attachTelemetry(l *server.Link, id string) (server.Endpoint
 // take stores what one transfer brings, and only then accepts it.
 func (t *telemetry) take(d server.Delivery) {
 	faults := t.c.hub.Faults
+	how := faults.settling() // before anyone can see that the message has arrived
 	if e := faults.refusal(t.device.ID); e != nil {
-		t.c.settle(d, amqp.State{Outcome: amqp.Rejected, Error: e})
+		t.c.settle(d, amqp.State{Outcome: amqp.Rejected, Error: e}, how)
 		return
 	}
 	list, state := t.read(d)
 	if state.Outcome == amqp.Accepted {
 		t.c.hub.Events.AppendAll(list)
 	}
-	t.c.settle(d, state)
+	t.c.settle(d, state, how)
 }
 
 // read takes a transfer apart into events, all of which must be good.
