@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 
-# One "program package" a line.
+# One "program package" a line; python:NAME is a module of Python.
 needs='
 gcc gcc
 git git
@@ -18,12 +18,20 @@ socat socat
 tmux tmux
 node nodejs
 npm npm
+python:proton python3-qpid-proton
 '
+
+have() {
+	case $1 in
+	python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
 
 missing=()
 while read -r program package; do
 	[ -n "$program" ] || continue
-	command -v "$program" >/dev/null || missing+=("$package")
+	have "$program" || missing+=("$package")
 done <<<"$needs"
 
 install_packages() {

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
+	"github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
 	"github.com/fieldgate/fieldgate/test/hubsim/events"
-	"github.com/fieldgate/fieldgate/test/hubsim/routes"
 )
 
 // Arrival is one telemetry message as the hub took it, for tests and people.

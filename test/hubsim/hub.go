@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
+	"github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
 	"github.com/fieldgate/fieldgate/test/hubsim/events"
 	"github.com/fieldgate/fieldgate/test/hubsim/registry"
-	"github.com/fieldgate/fieldgate/test/hubsim/routes"
 )
 
 // Config is what a hub is started with.

@@ -9,7 +9,7 @@ import (
 	goamqp "github.com/Azure/go-amqp"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
-	"github.com/fieldgate/fieldgate/test/hubsim/routes"
+	"github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
 	"github.com/fieldgate/fieldgate/test/hubsim/sas"
 )
 
