@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 
-# One "program package" a line; python:NAME is a module of Python.
+# One "program package" a line; python:NAME is a module of the system's own Python.
 needs='
 gcc gcc
 git git
@@ -23,7 +23,7 @@ python:proton python3-qpid-proton
 
 have() {
 	case $1 in
-	python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
+	python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
 	*) command -v "$1" >/dev/null ;;
 	esac
 }
