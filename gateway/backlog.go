@@ -53,28 +53,47 @@ func (p *Path) giveBackLocked() {
 	}
 }
 
+// readAgain is how long a lane that could not be read is left alone.
+const readAgain = time.Second
+
 // feed reads the backlog whenever there is room for it, until ctx ends.
 func (p *Path) feed(ctx context.Context) {
+	retry := time.NewTimer(readAgain)
+	defer retry.Stop()
+	var resume [Lanes]time.Time // when a lane that could not be read is tried again
 	for {
 		select {
 		case <-p.feedC:
+		case <-retry.C:
 		case <-ctx.Done():
 			return
 		}
-		for l := Lane(0); l < Lanes; {
-			switch more, err := p.feedLane(l); {
-			case err != nil:
-				p.log.Error("cannot read the backlog", "lane", l.String(), "err", err)
-				if !sleep(ctx, time.Second) {
-					return
-				}
-			case more:
-				l = 0 // the lane with priority may have more again
-			default:
-				l++
-			}
+		if !p.feedLanes(&resume) {
+			retry.Reset(readAgain)
 		}
 	}
+}
+
+// feedLanes reads what there is room for, the lane with priority first. ok is
+// false when a lane could not be read just now; it holds up no other.
+func (p *Path) feedLanes(resume *[Lanes]time.Time) (ok bool) {
+	ok = true
+	for l := Lane(0); l < Lanes; {
+		if time.Now().Before(resume[l]) {
+			l++
+			continue
+		}
+		switch more, err := p.feedLane(l); {
+		case err != nil:
+			p.log.Error("cannot read the backlog", "lane", l.String(), "err", err)
+			resume[l], ok = time.Now().Add(readAgain), false
+		case more:
+			l = 0 // the lane with priority may have more again
+		default:
+			l++
+		}
+	}
+	return ok
 }
 
 // feedLane reads one portion of a lane's backlog into memory. more is false when
@@ -124,16 +143,4 @@ func (p *Path) feedLane(l Lane) (more bool, err error) {
 		p.offerLocked(f.sender)
 	}
 	return len(got) > 0, err
-}
-
-// sleep waits for d or the end of ctx, which it reports as false.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

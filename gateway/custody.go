@@ -232,11 +232,18 @@ func (p *Path) committed(f *flow, es []*entry, state StoredState, parking uint32
 	}
 	p.offerLocked(f.sender)
 	p.roomLocked()
+	p.mu.Unlock()
+	out.call()
+	p.landed()
+}
+
+// landed notes that a commit and everything it led to is done.
+func (p *Path) landed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.flying--; p.flying == 0 {
 		signal(p.idleC)
 	}
-	p.mu.Unlock()
-	out.call()
 }
 
 // storedLocked: the message is safe, the leaf is told.

@@ -235,6 +235,9 @@ func repaired(m *Message, now Instant) *Message {
 // Settle is described at Outbox.
 func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
 	if o == Refused {
+		if !p.current(d) {
+			return // recalled meanwhile: it is sent and refused again
+		}
 		if err := p.store.DeadLetter(d.Message, reason); err != nil {
 			// Not shelved, so not dropped either: it is tried again later.
 			p.log.Error("cannot shelve a message that the hub refused", "leaf", d.Leaf, "reason", reason, "err", err)
@@ -246,7 +249,7 @@ func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
 	}
 	var out answers
 	p.mu.Lock()
-	if e := d.e; !e.gone && e.turn == d.turn {
+	if e := d.e; d.currentLocked() {
 		e.flow.sender.progress = time.Now()
 		p.endLocked(e, &out)
 		switch o {
@@ -263,6 +266,15 @@ func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
 	p.mu.Unlock()
 	out.call()
 }
+
+// current says that the delivery was not recalled.
+func (p *Path) current(d *Delivery) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return d.currentLocked()
+}
+
+func (d *Delivery) currentLocked() bool { return !d.e.gone && d.e.turn == d.turn }
 
 // endLocked: nobody needs the message any more, here and on flash.
 func (p *Path) endLocked(e *entry, out *answers) {

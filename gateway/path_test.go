@@ -61,7 +61,12 @@ func newBench(t *testing.T, custody string) *bench {
 
 func (b *bench) begin() {
 	b.store = b.disk.open()
-	b.path = gateway.NewPath(b.cfg, b.store, allLeaves{}, nil, wallClock, slog.New(slog.DiscardHandler))
+	b.run(gateway.NewPath(b.cfg, b.store, allLeaves{}, nil, wallClock, slog.New(slog.DiscardHandler)))
+}
+
+// run starts a path in place of one that has been stopped.
+func (b *bench) run(path *gateway.Path) {
+	b.path = path
 	ctx, cancel := context.WithCancel(b.t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -79,11 +84,17 @@ func (b *bench) end() {
 }
 
 // publish hands over the next message of a leaf, named leaf/lane/number.
-func (b *bench) publish(leaf string, l gateway.Lane) string {
+func (b *bench) publish(leaf string, l gateway.Lane) string { return b.publishPadded(leaf, l, 0) }
+
+// publishPadded publishes a message that takes that many more bytes.
+func (b *bench) publishPadded(leaf string, l gateway.Lane, padding int) string {
 	key := leaf + "/" + l.String()
 	b.numbers[key]++
 	name := key + "/" + strconv.Itoa(b.numbers[key])
 	m := &gateway.Message{Leaf: leaf, Lane: l, Body: []byte(name)}
+	if padding > 0 {
+		m.Properties = []gateway.Property{{Name: "padding", Value: strings.Repeat("x", padding)}}
+	}
 	life := b.life
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -62,7 +62,7 @@ func (p *Path) tick(now time.Time) (next time.Time) {
 			next = due
 		}
 	}
-	scarce := p.held > int64(p.cfg.StagedBytes)/2
+	scarce := p.held >= int64(p.cfg.StagedBytes)/2 // from there on no backlog is read
 	for _, s := range p.senders {
 		switch {
 		case s.place == paused && !now.Before(s.until):

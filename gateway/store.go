@@ -53,8 +53,8 @@ type Store interface {
 	// Append calls of that lane: with one position per message when all of them
 	// are synced to flash, or with an error (wrapping ErrStoreFull or
 	// ErrStoreFailed) when none of them is stored. state is what the messages
-	// are after the commit. done must not block and must not call the store,
-	// except Settle.
+	// are after the commit. done must not block and must call nothing of the
+	// store but Settle and Unread.
 	Append(lane Lane, ms []*Message, state StoredState, done func([]Position, error))
 
 	// Read returns the next unread messages in the order of their commits, at

@@ -51,7 +51,7 @@ type Path struct {
 	closing bool
 	held    int64         // bytes of all entries in memory
 	lanes   [Lanes]lane   // bookkeeping per lane
-	flying  int           // calls of Store.Append whose done is still to come
+	flying  int           // calls of Store.Append whose done has not returned
 	counts  counts        // for State
 	epoch   uint64        // grows when links or parked leaves change; see backlog.go
 	toFree  []freed       // stored messages to give back to the store; see backlog.go

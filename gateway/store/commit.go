@@ -48,7 +48,7 @@ func (l *lane) handOver(ms []*gateway.Message, state gateway.StoredState, done f
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		done(nil, errClosed)
+		go done(nil, errClosed) // the caller may hold what done wants, and no committer is left
 		return
 	}
 	before := l.eagerLocked()
