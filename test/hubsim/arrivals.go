@@ -2,13 +2,15 @@ package hubsim
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
 	"github.com/fieldgate/fieldgate/test/hubsim/events"
+	"github.com/fieldgate/fieldgate/test/hubsim/message"
+
+	"golang.org/x/sys/unix"
 )
 
 // Arrival is one telemetry message as the hub took it, for tests and people.
@@ -17,6 +19,8 @@ import (
 type Arrival struct {
 	Number          uint64            `json:"number"` // position among all arrivals, from 1
 	Device          string            `json:"device"`
+	Module          string            `json:"module,omitempty"`
+	Kind            string            `json:"kind,omitempty"` // of an event that the hub wrote itself; "" for telemetry
 	Partition       int               `json:"partition"`
 	Sequence        int64             `json:"sequence"`   // in its partition, from 0
 	Connection      uint64            `json:"connection"` // number of the connection, from 1
@@ -38,7 +42,7 @@ func (h *Hub) Arrivals() iter.Seq[Arrival] { return h.arrivalsAfter(0) }
 
 func (h *Hub) arrivalsAfter(number uint64) iter.Seq[Arrival] {
 	return func(yield func(Arrival) bool) {
-		for e := range h.routes.Events.Since(number) {
+		for e := range h.hub.Events.Since(number) {
 			if !yield(arrival(e)) {
 				return
 			}
@@ -52,7 +56,7 @@ func (h *Hub) Watch(ctx context.Context, after uint64) iter.Seq[Arrival] {
 	return func(yield func(Arrival) bool) {
 		for {
 			select {
-			case <-h.routes.Events.Wait(after):
+			case <-h.hub.Events.Wait(after):
 			case <-ctx.Done():
 				return
 			}
@@ -69,7 +73,7 @@ func (h *Hub) Watch(ctx context.Context, after uint64) iter.Seq[Arrival] {
 // arrival takes an event apart.
 func arrival(e events.Event) Arrival {
 	a := Arrival{
-		Number: e.Number, Device: e.Device, Partition: e.Partition, Sequence: e.Sequence,
+		Number: e.Number, Device: e.Device, Module: e.Module, Kind: e.Kind, Partition: e.Partition, Sequence: e.Sequence,
 		Connection: e.Connection, Enqueued: e.Enqueued, Properties: make(map[string]string),
 	}
 	m, err := amqp.ParseMessage(e.Message)
@@ -77,45 +81,46 @@ func arrival(e events.Event) Arrival {
 		panic("hubsim: a stored message cannot be read: " + err.Error()) // it was read before it was stored
 	}
 	if p := m.Properties; p != nil {
-		a.MessageID, a.CorrelationID = idText(p.MessageID), idText(p.CorrelationID)
+		a.MessageID, a.CorrelationID = message.Text(p.MessageID), message.Text(p.CorrelationID)
 		a.UserID = string(p.UserID)
 		a.ContentType, a.ContentEncoding = string(p.ContentType), string(p.ContentEncoding)
 		a.Expiry, a.Created = p.Expiry, p.Creation
 	}
 	for _, p := range m.Application {
-		a.Properties[amqp.Text(p.Key)] = idText(p.Value)
+		a.Properties[amqp.Text(p.Key)] = message.Text(p.Value)
 	}
 	a.Body = m.Body()
 	return a
 }
 
-// idText writes any simple value as text.
-func idText(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return ""
-	case []byte:
-		return string(v)
-	}
-	if s := amqp.Text(v); s != "" {
-		return s
-	}
-	return fmt.Sprint(v)
-}
-
 // Stats counts what is there now, and what ever was.
 type Stats struct {
 	routes.Stats
-	Messages uint64 `json:"messages"` // ever taken; duplicates count, nobody judges them here
-	Kept     int    `json:"kept"`
-	Bytes    int64  `json:"bytes"` // of the messages kept
-	Dropped  uint64 `json:"dropped"`
+	MQTTConnections  int     `json:"mqtt_connections"`  // open
+	DevicesConnected int     `json:"devices_connected"` // by whatever protocol
+	CPUSeconds       float64 `json:"cpu_seconds"`       // that this process has used, user and system
+	Messages         uint64  `json:"messages"`          // ever taken; duplicates count, nobody judges them here
+	Kept             int     `json:"kept"`
+	Bytes            int64   `json:"bytes"` // of the messages kept
+	Dropped          uint64  `json:"dropped"`
 }
 
 // Stats returns the counts.
 func (h *Hub) Stats() Stats {
-	e := h.routes.Events.Stats()
+	e := h.hub.Events.Stats()
 	return Stats{
-		Stats: h.routes.Stats(), Messages: e.Total, Kept: e.Kept, Bytes: e.Bytes, Dropped: e.Dropped,
+		Stats: h.amqp.Stats(), MQTTConnections: h.mqtt.Stats().ConnectionsOpen,
+		DevicesConnected: h.hub.Presence.Count(), CPUSeconds: cpuSeconds(),
+		Messages: e.Total, Kept: e.Kept, Bytes: e.Bytes, Dropped: e.Dropped,
 	}
+}
+
+// cpuSeconds is what the process has used of processors so far: a benchmark
+// against this hub looks here whether the hub was the bottleneck.
+func cpuSeconds() float64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0 // cannot happen: both arguments are good
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }

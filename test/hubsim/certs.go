@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -99,7 +100,8 @@ func serial() *big.Int {
 
 // issue makes a server certificate for a name and an address: some clients see
 // the hub under the one, some under the other.
-func (a *authority) issue(host, bind string) (tls.Certificate, error) {
+// It is good from a day ago until notAfter.
+func (a *authority) issue(host, bind string, notAfter time.Time) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -108,7 +110,7 @@ func (a *authority) issue(host, bind string) (tls.Certificate, error) {
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: host},
 		NotBefore:    time.Now().Add(-24 * time.Hour),
-		NotAfter:     a.certificate.NotAfter,
+		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:     []string{"localhost"},
@@ -125,4 +127,62 @@ func (a *authority) issue(host, bind string) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	return tls.Certificate{Certificate: [][]byte{der, a.certificate.Raw}, PrivateKey: key}, nil
+}
+
+// certificates are what the hub shows its clients.
+type certificates struct {
+	caFile  string // absolute path, of the authority that clients trust
+	good    tls.Certificate
+	expired tls.Certificate
+	expire  atomic.Bool // a fault: show the expired one
+}
+
+// openCertificates takes the certificate that the configuration names, or makes
+// one with the authority of the hub's directory.
+func openCertificates(cfg Config) (*certificates, error) {
+	ca, err := openAuthority(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &certificates{caFile: filepath.Join(cfg.Dir, caFile)}
+	if cfg.CertFile == "" {
+		c.good, err = ca.issue(cfg.Host, cfg.Bind, ca.certificate.NotAfter)
+	} else {
+		c.caFile = cfg.CAFile
+		c.good, err = tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	}
+	if err == nil {
+		err = ca.publish(cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.expired, err = ca.issue(cfg.Host, cfg.Bind, time.Now().Add(-time.Hour)); err != nil {
+		return nil, err
+	}
+	c.caFile, err = filepath.Abs(c.caFile)
+	return c, err
+}
+
+// publish writes into ca.pem of the hub's directory what clients should trust:
+// the hub's own authority, which is read from there again, and behind it the one
+// that the configuration names.
+func (a *authority) publish(cfg Config) error {
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
+	if cfg.CAFile != "" {
+		elsewhere, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return err
+		}
+		text = append(text, elsewhere...)
+	}
+	return os.WriteFile(filepath.Join(cfg.Dir, caFile), text, 0o644)
+}
+
+// serve picks the certificate for a handshake; it fits tls.Config.
+func (c *certificates) serve(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.expire.Load() {
+		return &c.expired, nil
+	}
+	return &c.good, nil
 }

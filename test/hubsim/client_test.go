@@ -14,6 +14,7 @@ import (
 	goamqp "github.com/Azure/go-amqp"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/hubsim/registry"
 	"github.com/fieldgate/fieldgate/test/hubsim/sas"
 )
 
@@ -177,9 +178,11 @@ func (c *client) send(s *goamqp.Sender, text string) {
 // token makes a token with the device's own key.
 func token(t testing.TB, hub *hubsim.Hub, device string, expiry time.Time) string {
 	t.Helper()
-	info := hub.Info()
-	key := decode(t, part(info.Devices[device].ConnectionString, "SharedAccessKey"))
-	return sas.New(info.Host+"/devices/"+device, "", key, expiry)
+	i, err := hub.Domain().Registry.Find(registry.ID{Device: device})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sas.New(hub.Domain().Name+"/devices/"+device, "", decode(t, i.Auth.PrimaryKey), expiry)
 }
 
 // part returns a part of a connection string.

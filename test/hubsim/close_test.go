@@ -39,6 +39,8 @@ func TestCloseEndsEverything(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			hub, device, s := pump(t)
 			device.send(s, "before")
+			device.leaf("pump-1")
+			everyDoor(t, hub)
 			rawPeer(t, hub).say(open(0), begin())
 			owner := dial(t, hub, nil)
 			owner.login("pump-2")

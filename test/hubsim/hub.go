@@ -6,39 +6,54 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
-	"github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
-	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
+	amqproutes "github.com/fieldgate/fieldgate/test/hubsim/amqp/routes"
 	"github.com/fieldgate/fieldgate/test/hubsim/events"
+	"github.com/fieldgate/fieldgate/test/hubsim/hub"
+	mqttroutes "github.com/fieldgate/fieldgate/test/hubsim/mqtt/routes"
+	"github.com/fieldgate/fieldgate/test/hubsim/provisioning"
 	"github.com/fieldgate/fieldgate/test/hubsim/registry"
 )
 
 // Config is what a hub is started with.
 type Config struct {
-	Dir      string            // for ca.pem, hub.json and keys; required, made when missing
-	Host     string            // the hub's name in tokens and certificate; default "hub.test"
-	Bind     string            // the IP address to listen on; default 127.0.0.1
-	AMQPPort int               // 0 picks a free one
-	Devices  map[string]string // id to primary key in Base64; "" makes one up, or takes the one of the last start
+	Dir       string            // for ca.pem, hub.json and keys; required, made when missing
+	Host      string            // the hub's name in tokens and certificate; default "hub.test"
+	Bind      string            // the IP address to listen on; default 127.0.0.1
+	MQTTPort  int               // 0 picks a free one
+	AMQPPort  int               // 0 picks a free one
+	HTTPSPort int               // 0 picks a free one; also for both protocols over WebSocket
+	Devices   map[string]string // id to primary key in Base64; "" makes one up, or takes the one of the last start
 
-	Partitions  int           // of the event endpoint; default 4
-	Keep        events.Bounds // of events in memory; default 2 million and 2 GiB
-	IdleTimeout time.Duration // after which a silent AMQP client is closed; default 240s
-	Credit      uint32        // of a link on which a client sends; default 1000
-	Log         *slog.Logger  // default: nothing is logged
+	// Certificate made elsewhere, PEM files: the chain, its key, and the
+	// authority that clients should trust. All or none.
+	CertFile, KeyFile, CAFile string
+
+	// Blob server made elsewhere for file upload, in place of the built-in one:
+	// its URL, the account and its key in Base64. All or none.
+	BlobEndpoint, BlobAccount, BlobKey string
+
+	Tier  string // "F1", "S1", "S2" or "S3" to have its limits; "" for none
+	Units int    // of the tier; default 1
+
+	SystemEvents bool          // write connection, lifecycle and twin events of the hub's own
+	Partitions   int           // of the event endpoint; default 4
+	Keep         events.Bounds // of events in memory; default 2 million and 2 GiB
+	IdleTimeout  time.Duration // after which a silent AMQP client is closed; default 240s
+	Credit       uint32        // of a link on which a client sends; default 1000
+	Log          *slog.Logger  // default: nothing is logged
 }
 
 func (c Config) withDefaults() Config {
 	c.Host = cmp.Or(c.Host, "hub.test")
 	c.Bind = cmp.Or(c.Bind, "127.0.0.1")
 	c.Partitions = cmp.Or(c.Partitions, 4)
+	c.Units = cmp.Or(c.Units, 1)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -47,15 +62,20 @@ func (c Config) withDefaults() Config {
 
 // Hub is a hub that serves. Its methods are safe for concurrent use.
 type Hub struct {
-	cfg      Config
-	state    *state
-	caPath   string
-	listener net.Listener
-	tls      *tls.Config
-	gate     *gate
-	routes   *routes.Hub
-	parts    sync.WaitGroup
-	closing  sync.Once
+	cfg          Config
+	state        *state
+	certificates *certificates
+	tls          *tls.Config
+	gate         *gate
+	hub          *hub.Hub
+	amqp         *amqproutes.Hub
+	mqtt         *mqttroutes.Server
+	provisioning *provisioning.Service
+	https        *http.Server
+	blobEndpoint string // where uploads go
+	listeners    listeners
+	parts        sync.WaitGroup
+	closing      sync.Once
 
 	mu sync.Mutex // guards state and the files made from it
 }
@@ -63,73 +83,108 @@ type Hub struct {
 // Start starts a hub. It serves when Start returns, and must be closed.
 func Start(cfg Config) (*Hub, error) {
 	h := &Hub{cfg: cfg.withDefaults(), gate: newGate()}
-	if err := h.prepare(); err != nil {
+	if err := h.start(); err != nil {
 		return nil, fmt.Errorf("cannot start hub: %w", err)
 	}
-	address := net.JoinHostPort(h.cfg.Bind, strconv.Itoa(h.cfg.AMQPPort))
-	var err error
-	if h.listener, err = net.Listen("tcp", address); err != nil {
-		return nil, fmt.Errorf("cannot start hub: %w", err)
-	}
-	if err := h.save(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot start hub: %w", err), h.listener.Close())
-	}
-	h.parts.Go(h.accept)
 	return h, nil
 }
 
-// prepare reads or makes everything that lies in the hub's directory.
+// check says what is wrong with a configuration.
+func (c Config) check() error {
+	if (c.CertFile == "") != (c.KeyFile == "") || (c.CertFile == "") != (c.CAFile == "") {
+		return errors.New("a certificate made elsewhere needs its key and its authority too")
+	}
+	if (c.BlobEndpoint == "") != (c.BlobAccount == "") || (c.BlobEndpoint == "") != (c.BlobKey == "") {
+		return errors.New("a blob server made elsewhere needs its account and key too")
+	}
+	return nil
+}
+
+func (h *Hub) start() (err error) {
+	if err := h.cfg.check(); err != nil {
+		return err
+	}
+	if err := h.prepare(); err != nil {
+		return err
+	}
+	if err := h.populate(); err != nil {
+		return errors.Join(err, h.abandon())
+	}
+	h.amqp = amqproutes.New(h.hub)
+	h.mqtt = mqttroutes.New(h.hub)
+	h.provisioning = provisioning.New(h.hub, provisioning.Config{
+		IDScope: h.state.IDScope,
+		Group:   provisioning.Group{ID: enrolmentGroup, PrimaryKey: h.state.GroupKey},
+	})
+	if h.listeners, err = listen(h.cfg); err != nil {
+		return errors.Join(err, h.abandon())
+	}
+	if h.https, err = h.front(); err != nil {
+		return errors.Join(err, h.abandon())
+	}
+	if err := h.save(); err != nil {
+		return errors.Join(err, h.abandon())
+	}
+	h.serve()
+	return nil
+}
+
+// abandon lets go of a hub that never served.
+func (h *Hub) abandon() error {
+	err := h.listeners.close()
+	h.hub.Close()
+	return err
+}
+
+// prepare reads or makes everything that lies in the hub's directory, and puts
+// the hub together.
 func (h *Hub) prepare() (err error) {
 	if err = os.MkdirAll(h.cfg.Dir, 0o700); err != nil {
 		return err
 	}
-	if h.caPath, err = filepath.Abs(filepath.Join(h.cfg.Dir, caFile)); err != nil {
+	if h.certificates, err = openCertificates(h.cfg); err != nil {
 		return err
 	}
-	ca, err := openAuthority(h.cfg.Dir)
-	if err != nil {
-		return err
+	h.tls = &tls.Config{
+		GetCertificate: h.certificates.serve,
+		MinVersion:     tls.VersionTLS12,
+		ClientAuth:     tls.RequestClientCert, // the registry knows whom to believe
 	}
-	certificate, err := ca.issue(h.cfg.Host, h.cfg.Bind)
-	if err != nil {
-		return err
-	}
-	h.tls = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	if h.state, err = readState(h.cfg.Dir); err != nil {
 		return err
 	}
-	h.routes = &routes.Hub{
-		Registry: registry.New([]string{h.cfg.Host, h.cfg.Bind, "localhost"}, h.state.policies()),
-		Events:   events.New(h.cfg.Partitions, h.cfg.Keep),
-		Faults:   &routes.Faults{},
-		Name:     h.cfg.Host,
-		Created:  time.Now().UTC().Truncate(time.Millisecond),
-		Log:      h.cfg.Log,
+	h.hub = hub.New(hub.Config{
+		Host: h.cfg.Host, Names: []string{h.cfg.Bind, "localhost"}, Policies: h.state.policies(),
+		Partitions: h.cfg.Partitions, Keep: h.cfg.Keep, SystemEvents: h.cfg.SystemEvents, Log: h.cfg.Log,
+	})
+	return nil
+}
+
+// populate brings the hub into the state that the configuration asks for.
+func (h *Hub) populate() error {
+	if err := h.hub.Limits.SetTier(h.cfg.Tier, h.cfg.Units); err != nil {
+		return err
 	}
 	for id, key := range h.cfg.Devices {
-		h.put(id, key)
+		if _, err := h.put(id, key); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // put adds a device with a key given, remembered or made up, in this order.
-func (h *Hub) put(id, key string) registry.Device {
+func (h *Hub) put(id, key string) (registry.Identity, error) {
 	kept := h.state.Devices[id]
-	d := h.routes.Registry.Put(registry.Device{
-		ID: id, Generation: kept.Generation, PrimaryKey: cmp.Or(key, kept.Primary), SecondaryKey: kept.Secondary,
+	i, err := h.hub.Registry.Put(registry.Identity{
+		ID: registry.ID{Device: id}, Generation: kept.Generation,
+		Auth: registry.Auth{PrimaryKey: cmp.Or(key, kept.Primary), SecondaryKey: kept.Secondary},
 	})
-	h.state.Devices[id] = deviceKeys{d.Generation, d.PrimaryKey, d.SecondaryKey}
-	return d
-}
-
-// save writes hub.json and the keys.
-func (h *Hub) save() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := h.state.write(h.cfg.Dir); err != nil {
-		return err
+	if err != nil {
+		return i, fmt.Errorf("device %q: %w", id, err)
 	}
-	return writeJSON(filepath.Join(h.cfg.Dir, InfoFile), h.Info())
+	h.state.Devices[id] = deviceKeys{i.Generation, i.Auth.PrimaryKey, i.Auth.SecondaryKey}
+	return i, nil
 }
 
 // AddDevice adds a device, or replaces its key. An empty key takes the one the
@@ -137,70 +192,34 @@ func (h *Hub) save() error {
 // string and brings hub.json up to date.
 func (h *Hub) AddDevice(id, key string) (connectionString string, err error) {
 	h.mu.Lock()
-	d := h.put(id, key)
+	i, err := h.put(id, key)
 	h.mu.Unlock()
-	return h.connectionString(d), h.save()
-}
-
-func (h *Hub) connectionString(d registry.Device) string {
-	return "HostName=" + h.cfg.Host + ";DeviceId=" + d.ID + ";SharedAccessKey=" + d.PrimaryKey
-}
-
-// Info returns how the hub is reached.
-func (h *Hub) Info() Info {
-	port := h.listener.Addr().(*net.TCPAddr).Port
-	owner, service := h.routes.Registry.Policy("iothubowner"), h.routes.Registry.Policy("service")
-	info := Info{
-		Host: h.cfg.Host, Bind: h.cfg.Bind, AMQPPort: port, CAFile: h.caPath,
-		OwnerConnectionString: "HostName=" + h.cfg.Host + ";SharedAccessKeyName=" + owner.Name + ";SharedAccessKey=" + owner.Key,
-		EventHubConnectionString: "Endpoint=sb://" + net.JoinHostPort(h.cfg.Bind, strconv.Itoa(port)) +
-			"/;SharedAccessKeyName=" + service.Name + ";SharedAccessKey=" + service.Key + ";EntityPath=messages/events",
-		Devices: make(map[string]DeviceInfo),
-	}
-	for _, d := range h.routes.Registry.Devices() {
-		info.Devices[d.ID] = DeviceInfo{h.connectionString(d)}
-	}
-	return info
-}
-
-// accept takes connections until the listener is closed.
-func (h *Hub) accept() {
-	for {
-		nc, err := h.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			h.cfg.Log.Warn("cannot accept", "error", err)
-			continue
-		}
-		gated := h.gate.wrap(nc)
-		h.parts.Go(func() { h.serve(gated) })
-	}
-}
-
-// serve speaks with one client until it is gone.
-func (h *Hub) serve(nc *gatedConn) {
-	cfg := server.Config{IdleTimeout: h.cfg.IdleTimeout, Credit: h.cfg.Credit, Log: h.cfg.Log}
-	err := server.Serve(&tlsConn{tls.Server(nc, h.tls), nc}, cfg, h.routes.Connect)
 	if err != nil {
-		h.cfg.Log.Debug("connection ended", "peer", nc.RemoteAddr().String(), "error", err)
+		return "", err
 	}
+	return h.connectionString(i), h.save()
 }
 
-// tlsConn closes its socket without waiting for a peer that no longer reads.
-type tlsConn struct {
-	*tls.Conn
-	socket *gatedConn
+// RemoveDevice deletes a device and brings hub.json up to date.
+func (h *Hub) RemoveDevice(id string) error {
+	if err := h.hub.Registry.Delete(registry.ID{Device: id}, "*"); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	delete(h.state.Devices, id)
+	h.mu.Unlock()
+	return h.save()
 }
 
-// Close says goodbye when that is possible at once.
-func (c *tlsConn) Close() error {
-	if c.socket.isDead() {
-		return c.socket.Close()
-	}
-	return c.Conn.Close()
-}
+// Domain returns the hub's parts: registry, twins, commands and so on, for tests
+// that look or act from inside.
+func (h *Hub) Domain() *hub.Hub { return h.hub }
+
+// Provisioning returns the provisioning service, for tests that enrol devices.
+func (h *Hub) Provisioning() *provisioning.Service { return h.provisioning }
+
+// enrolmentGroup is the id of the one group with which devices can enrol.
+const enrolmentGroup = "bench"
 
 // closeTimeout is how long clients have to answer when the hub closes.
 const closeTimeout = 2 * time.Second
@@ -210,12 +229,16 @@ const closeTimeout = 2 * time.Second
 func (h *Hub) Close() error {
 	var err error
 	h.closing.Do(func() {
-		err = h.listener.Close()
+		err = h.listeners.close()
 		h.gate.open() // whoever is cut off would never hear
-		h.routes.Close(&amqp.Error{Condition: amqp.CondConnectionForced, Description: "the hub is closing"})
+		h.amqp.Close(&amqp.Error{Condition: amqp.CondConnectionForced, Description: "the hub is closing"})
+		h.mqtt.Close(errors.New("the hub is closing"))
+		h.provisioning.Close()
+		_ = h.https.Close() // its listener is closed already, which it calls an error
 		slow := time.AfterFunc(closeTimeout, func() { h.gate.reset() })
 		h.parts.Wait()
 		slow.Stop()
+		h.hub.Close()
 	})
 	return err
 }

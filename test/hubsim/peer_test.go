@@ -170,6 +170,8 @@ func TestGarbage(t *testing.T) {
 		{"another protocol", []byte("GET / HTTP/1.1\r\n\r\n"), ""},
 		{"another version", []byte{'A', 'M', 'Q', 'P', 0, 0, 9, 1}, ""},
 		{"garbage in place of OPEN", append(amqp.HeaderAMQP[:], frame(0xff)...), "amqp:decode-error"},
+		{"no frame in place of OPEN", append(amqp.HeaderAMQP[:], 0, 0, 0, 7, 2, 0, 0, 0), "amqp:connection:framing-error"},
+		{"another frame type in place of OPEN", append(amqp.HeaderAMQP[:], 0, 0, 0, 8, 2, 7, 0, 0), "amqp:connection:framing-error"},
 		{"BEGIN in place of OPEN", append(amqp.HeaderAMQP[:], begin()...), "amqp:not-allowed"},
 		{"a frame too small", append(open(0), 0, 0, 0, 7, 2, 0, 0, 0), "amqp:connection:framing-error"},
 		{"a frame too large", append(open(0), 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0), "amqp:connection:framing-error"},

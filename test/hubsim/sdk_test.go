@@ -64,7 +64,9 @@ func TestStockClients(t *testing.T) {
 	}
 
 	t.Run("event-hubs", func(t *testing.T) {
-		events := node(t, []string{"NODE_EXTRA_CA_CERTS=" + info.CAFile}, "hub-read.js", info.EventHubConnectionString, fmt.Sprint(n))[1:]
+		said := node(t, []string{"NODE_EXTRA_CA_CERTS=" + info.CAFile}, "hub-read.js", info.EventHubConnectionString, fmt.Sprint(n))
+		checkPartitions(t, said[0], n)
+		events := said[1:]
 		if len(events) != n {
 			t.Fatalf("%d events, want %d", len(events), n)
 		}
@@ -113,4 +115,27 @@ func TestStockClients(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checkPartitions looks at what the hub says of its partitions when one of them
+// has n events and the others have none.
+func checkPartitions(t *testing.T, said map[string]any, n int) {
+	t.Helper()
+	used := 0
+	for _, p := range said["properties"].([]any) {
+		p := p.(map[string]any)
+		if p["eventHubName"] != "messages/events" {
+			t.Errorf("partition of %v", p["eventHubName"])
+		}
+		if p["isEmpty"] == true {
+			continue
+		}
+		used++
+		if p["beginningSequenceNumber"] != 0.0 || p["lastEnqueuedSequenceNumber"] != float64(n-1) {
+			t.Errorf("partition with %d events: got %v", n, p)
+		}
+	}
+	if used != 1 {
+		t.Errorf("%d partitions have events, want 1: %v", used, said)
+	}
 }

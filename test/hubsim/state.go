@@ -1,15 +1,15 @@
 package hubsim
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 
+	"github.com/fieldgate/fieldgate/test/hubsim/provisioning"
 	"github.com/fieldgate/fieldgate/test/hubsim/registry"
 )
 
@@ -17,12 +17,18 @@ import (
 // with them goes on working. Everything else is in memory only.
 const stateFile = "state.json"
 
-// InfoFile is the file in which a hub says how it is reached.
-const InfoFile = "hub.json"
-
 type state struct {
-	Policies map[string]string     `json:"policies"` // name to key
-	Devices  map[string]deviceKeys `json:"devices"`
+	Policies map[string]policyKeys `json:"policies"` // by name
+	Devices  map[string]deviceKeys `json:"devices"`  // by id
+	IDScope  string                `json:"id_scope"` // of provisioning
+	GroupKey string                `json:"group_key"`
+	BlobKey  string                `json:"blob_key"` // of the built-in blob server
+}
+
+type policyKeys struct {
+	Primary   string          `json:"primary"`
+	Secondary string          `json:"secondary"`
+	Rights    registry.Rights `json:"rights"`
 }
 
 type deviceKeys struct {
@@ -45,25 +51,38 @@ func readState(dir string) (*state, error) {
 		}
 	}
 	if s.Policies == nil {
-		s.Policies = make(map[string]string)
+		s.Policies = make(map[string]policyKeys)
 	}
 	if s.Devices == nil {
 		s.Devices = make(map[string]deviceKeys)
 	}
-	for name := range registry.PolicyRights {
-		if s.Policies[name] == "" {
-			s.Policies[name] = registry.NewKey()
+	if len(s.Policies) == 0 {
+		for name, rights := range registry.PolicyRights {
+			s.Policies[name] = policyKeys{registry.NewKey(), registry.NewKey(), rights}
 		}
 	}
+	s.IDScope = cmp.Or(s.IDScope, provisioning.NewIDScope())
+	s.GroupKey = cmp.Or(s.GroupKey, registry.NewKey())
+	s.BlobKey = cmp.Or(s.BlobKey, registry.NewKey())
 	return s, nil
 }
 
 func (s *state) policies() []registry.Policy {
 	var list []registry.Policy
-	for _, name := range slices.Sorted(maps.Keys(registry.PolicyRights)) {
-		list = append(list, registry.Policy{Name: name, Key: s.Policies[name], Rights: registry.PolicyRights[name]})
+	for name, keys := range s.Policies {
+		list = append(list, registry.Policy{
+			Name: name, PrimaryKey: keys.Primary, SecondaryKey: keys.Secondary, Rights: keys.Rights,
+		})
 	}
 	return list
+}
+
+// keep notes the policies as they are now.
+func (s *state) keep(policies []registry.Policy) {
+	clear(s.Policies)
+	for _, p := range policies {
+		s.Policies[p.Name] = policyKeys{p.PrimaryKey, p.SecondaryKey, p.Rights}
+	}
 }
 
 func (s *state) write(dir string) error { return writeJSON(filepath.Join(dir, stateFile), s) }
@@ -79,47 +98,4 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	return os.Rename(next, path)
-}
-
-// Info is how a hub is reached; the content of hub.json. What is not served has
-// port 0 and empty texts.
-type Info struct {
-	Host                     string                `json:"host"`
-	Bind                     string                `json:"bind"`
-	MQTTPort                 int                   `json:"mqtt_port"`
-	AMQPPort                 int                   `json:"amqp_port"`
-	HTTPSPort                int                   `json:"https_port"`
-	CAFile                   string                `json:"ca_file"` // absolute path
-	OwnerConnectionString    string                `json:"owner_connection_string"`
-	EventHubConnectionString string                `json:"event_hub_connection_string"` // with EntityPath
-	Devices                  map[string]DeviceInfo `json:"devices"`                     // by device id
-	BlobEndpoint             string                `json:"blob_endpoint"`
-	DPS                      DPSInfo               `json:"dps"`
-	ARMEndpoint              string                `json:"arm_endpoint"`
-}
-
-// DeviceInfo is how one device connects.
-type DeviceInfo struct {
-	ConnectionString string `json:"connection_string"`
-}
-
-// DPSInfo is how devices register; it is not served yet.
-type DPSInfo struct {
-	Host     string `json:"host"`
-	IDScope  string `json:"id_scope"`
-	Group    string `json:"group"`
-	GroupKey string `json:"group_key"`
-}
-
-// ReadInfo reads the hub.json of dir.
-func ReadInfo(dir string) (Info, error) {
-	var info Info
-	b, err := os.ReadFile(filepath.Join(dir, InfoFile))
-	if err != nil {
-		return info, err
-	}
-	if err := json.Unmarshal(b, &info); err != nil {
-		return info, fmt.Errorf("%s: %w", InfoFile, err)
-	}
-	return info, nil
 }

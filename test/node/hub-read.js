@@ -1,6 +1,7 @@
 // Reads events with the vendor's Event Hubs SDK, as a back end would.
 //   NODE_EXTRA_CA_CERTS=CA_FILE node hub-read.js CONNECTION_STRING COUNT
-// Prints one JSON object an event, from the beginning, until COUNT have come.
+// Prints what the hub says of its partitions, and then one JSON object an event,
+// from the beginning, until COUNT have come.
 'use strict';
 
 const { EventHubConsumerClient, earliestEventPosition } = require('@azure/event-hubs');
@@ -8,7 +9,8 @@ const { EventHubConsumerClient, earliestEventPosition } = require('@azure/event-
 async function main([connectionString, count]) {
   const client = new EventHubConsumerClient('$Default', connectionString);
   const partitions = await client.getPartitionIds();
-  console.log(JSON.stringify({ partitions }));
+  const properties = await Promise.all(partitions.map((id) => client.getPartitionProperties(id)));
+  console.log(JSON.stringify({ partitions, properties }));
   let left = Number(count);
   await new Promise((resolve, reject) => {
     client.subscribe(

@@ -10,17 +10,20 @@ import (
 	"time"
 )
 
-// Event is one telemetry message as the hub took it. It does not change.
+// Event is one message as the hub took it, or wrote it itself. It does not
+// change.
 type Event struct {
 	Number     uint64 // position among all events of the hub, from 1
 	Partition  int
 	Sequence   int64 // position in its partition, from 0
 	Offset     int64 // bytes before it in its partition
 	Device     string
+	Module     string    // "" for the device itself
 	Generation string    // of the device's identity
 	Auth       string    // how the device proved itself, as the hub writes it
 	Enqueued   time.Time // whole milliseconds, UTC
 	Connection uint64    // number of the connection it came on, from 1
+	Kind       string    // iothub-message-source of an event that the hub wrote itself (section 5.10); "" for telemetry
 	Message    []byte    // the encoded message, exactly as the device sent it
 }
 
@@ -42,6 +45,7 @@ const segmentSize = 1024
 // Log is the event endpoint's memory. It is safe for concurrent use.
 type Log struct {
 	bounds Bounds
+	groups groups
 
 	mu         sync.Mutex // guards everything below
 	partitions []partition

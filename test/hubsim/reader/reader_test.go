@@ -56,7 +56,7 @@ func senders(ctx context.Context, t *testing.T, info hubsim.Info) []*amqp.Sender
 	expiry := time.Now().Add(time.Hour)
 	conn, err := amqp.Dial(ctx, "amqps://"+net.JoinHostPort(info.Bind, strconv.Itoa(info.AMQPPort)), &amqp.ConnOptions{
 		TLSConfig: &tls.Config{RootCAs: roots},
-		SASLType:  amqp.SASLTypePlain("device@sas.root.hub", ownerToken(info, expiry)),
+		SASLType:  amqp.SASLTypePlain("iothubowner@sas.root."+info.Host, ownerToken(info, expiry)),
 	})
 	if err != nil {
 		t.Fatal(err)

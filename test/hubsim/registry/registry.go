@@ -4,10 +4,8 @@ package registry
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
-	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -15,44 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fieldgate/fieldgate/test/hubsim/refusal"
 	"github.com/fieldgate/fieldgate/test/hubsim/sas"
 )
 
-// Rights is a set of what a policy may do.
-type Rights uint8
-
-// The four rights of a hub.
-const (
-	RegistryRead Rights = 1 << iota
-	RegistryWrite
-	ServiceConnect
-	DeviceConnect
-)
-
-// Policy is a named key with rights.
-type Policy struct {
-	Name   string
-	Key    string // Base64
-	Rights Rights
-}
-
-// PolicyRights are the policies that every hub starts with (section 1.3).
-var PolicyRights = map[string]Rights{
-	"iothubowner":       RegistryRead | RegistryWrite | ServiceConnect | DeviceConnect,
-	"service":           ServiceConnect,
-	"device":            DeviceConnect,
-	"registryRead":      RegistryRead,
-	"registryReadWrite": RegistryRead | RegistryWrite,
-}
-
-// Device is one identity.
-type Device struct {
-	ID           string
-	Generation   string
-	PrimaryKey   string // Base64
-	SecondaryKey string // Base64
-	Disabled     bool
-}
+// MaxIdentities is how many devices and modules a hub holds (section 6.2).
+const MaxIdentities = 1_000_000
 
 // NewKey returns a random key of 32 bytes in Base64.
 func NewKey() string {
@@ -64,41 +30,56 @@ func NewKey() string {
 // Grant is what a good token allows.
 type Grant struct {
 	Identity string // what the token is about, the unit in which tokens are counted and renewed
-	Device   string // the one device it speaks for; "" when it is not about one
+	ID       ID     // the one identity it speaks for; zero when it is not about one
 	All      bool   // it speaks for every device
-	Rights   Rights // of the policy that signed it
+	Whole    bool   // and for all else of the hub
+	Rights   Rights // of the policy that signed it; 0 when an identity's own key did
 	Expiry   time.Time
 }
 
-// Covers says whether the grant lets its bearer act as the device.
-func (g Grant) Covers(device string) bool {
-	return (g.All && g.Rights&DeviceConnect != 0) || (g.Device != "" && g.Device == device)
+// Covers says whether the grant lets its bearer act as the identity. One that a
+// policy signed for a device covers the device's modules too (section 1.2).
+func (g Grant) Covers(id ID) bool {
+	switch {
+	case g.All:
+		return g.Rights&DeviceConnect != 0
+	case g.ID == id:
+		return g.ID.Device != ""
+	}
+	return g.Rights != 0 && g.ID == ID{Device: id.Device} && g.ID.Device != ""
 }
 
-// Refusal is why a token is not accepted.
-type Refusal struct {
-	Status int // as HTTP has them: 400, 401, 404
-	Code   int // the hub's own number (section 6.3)
-	Reason string
+// CoversService says whether the grant is about what is at the path of a
+// service's request. One for all devices covers what is below that word, as far
+// as the rights go (section 1.2).
+func (g Grant) CoversService(path string) bool {
+	return g.Whole || (g.All && (path == "/devices" || strings.HasPrefix(path, "/devices/")))
 }
 
-// Error gives the number and the reason.
-func (r *Refusal) Error() string { return fmt.Sprintf("%d: %s", r.Code, r.Reason) }
-
-func unauthorized(reason string) *Refusal { return &Refusal{401, 401003, reason} }
+func unauthorized(reason string) *refusal.Error { return refusal.New(401003, reason) }
 
 // Registry is safe for concurrent use.
 type Registry struct {
 	hosts []string // the names that tokens may be about, in lower case
 
-	mu       sync.RWMutex // guards everything below
-	devices  map[string]*Device
-	policies map[string]Policy
+	watchers []func(Change, Identity)
+	clock    func() time.Time
+
+	mu          sync.RWMutex // guards everything below
+	identities  map[ID]*Identity
+	most        int // identities that fit
+	policies    map[string]Policy
+	authorities []*x509.Certificate
 }
 
 // New returns a registry for a hub that goes by any of hosts.
 func New(hosts []string, policies []Policy) *Registry {
-	r := &Registry{devices: make(map[string]*Device), policies: make(map[string]Policy)}
+	r := &Registry{
+		clock:      time.Now,
+		identities: make(map[ID]*Identity),
+		most:       MaxIdentities,
+		policies:   make(map[string]Policy),
+	}
 	for _, h := range hosts {
 		r.hosts = append(r.hosts, strings.ToLower(h))
 	}
@@ -108,71 +89,12 @@ func New(hosts []string, policies []Policy) *Registry {
 	return r
 }
 
-// Put adds a device or replaces it. Empty keys and generation are made up.
-func (r *Registry) Put(d Device) Device {
-	for _, key := range []*string{&d.PrimaryKey, &d.SecondaryKey} {
-		if *key == "" {
-			*key = NewKey()
-		}
-	}
-	if d.Generation == "" {
-		var b [9]byte
-		_, _ = rand.Read(b[:]) // never fails
-		d.Generation = hex.EncodeToString(b[:])
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.devices[d.ID] = &d
-	return d
-}
-
-// Device returns a copy of the device with the id.
-func (r *Registry) Device(id string) (Device, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	d, ok := r.devices[id]
-	if !ok {
-		return Device{}, false
-	}
-	return *d, true
-}
-
-// Devices returns copies of all devices, sorted by id.
-func (r *Registry) Devices() []Device {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	var list []Device
-	for _, id := range slices.Sorted(maps.Keys(r.devices)) {
-		list = append(list, *r.devices[id])
-	}
-	return list
-}
-
-// SetEnabled changes whether the device may connect; false when there is no
-// such device.
-func (r *Registry) SetEnabled(id string, enabled bool) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d, ok := r.devices[id]
-	if ok {
-		d.Disabled = !enabled
-	}
-	return ok
-}
-
-// Policy returns the policy with the name.
-func (r *Registry) Policy(name string) Policy {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.policies[name]
-}
-
 // Authenticate checks the text of a token at time now. The error is always a
-// *Refusal.
+// *refusal.Error.
 func (r *Registry) Authenticate(text string, now time.Time) (Grant, error) {
 	t, err := sas.Parse(text)
 	if err != nil {
-		return Grant{}, &Refusal{400, 400004, err.Error()}
+		return Grant{}, refusal.New(400004, err.Error())
 	}
 	if !now.Before(t.Expiry) {
 		return Grant{}, unauthorized("the token has expired")
@@ -184,7 +106,7 @@ func (r *Registry) Authenticate(text string, now time.Time) (Grant, error) {
 	if t.Policy != "" {
 		return r.byPolicy(t, res)
 	}
-	return r.byDevice(t, res)
+	return r.byIdentity(t, res)
 }
 
 // resource is what a token is about.
@@ -210,66 +132,95 @@ func (r *Registry) resource(text string) (res resource, ok bool) {
 
 func (r *Registry) byPolicy(t sas.Token, res resource) (Grant, error) {
 	p := r.Policy(t.Policy)
-	key, err := base64.StdEncoding.DecodeString(p.Key)
-	if p.Name == "" || err != nil {
+	if p.Name == "" {
 		return Grant{}, unauthorized("no such policy")
 	}
 	// Readers of events sign with the text of the key, not with its bytes.
-	if !t.SignedBy(key) && (!res.events || !t.SignedBy([]byte(p.Key))) {
+	if !signedBy(t, p.PrimaryKey, res.events) && !signedBy(t, p.SecondaryKey, res.events) {
 		return Grant{}, unauthorized("the signature is wrong")
 	}
 	g := Grant{Identity: strings.ToLower(t.Resource), Rights: p.Rights, Expiry: t.Expiry}
 	switch {
 	case len(res.path) == 0 || (len(res.path) == 1 && strings.EqualFold(res.path[0], "devices")):
-		g.All = true
+		g.All, g.Whole = true, len(res.path) == 0
 	case strings.EqualFold(res.path[0], "devices"):
-		d, refusal := r.named(res)
-		if refusal != nil {
-			return Grant{}, refusal
+		i, err := r.named(res)
+		if err != nil {
+			return Grant{}, err
 		}
 		if p.Rights&DeviceConnect == 0 {
-			return Grant{}, &Refusal{401, 401002, "the policy may not connect devices"}
+			return Grant{}, refusal.New(401002, "the policy may not connect devices")
 		}
-		g.Device, g.Identity = d.ID, deviceIdentity(d.ID)
+		g.ID, g.Identity = i.ID, i.ID.Path()
 	}
 	return g, nil
 }
 
-func (r *Registry) byDevice(t sas.Token, res resource) (Grant, error) {
-	d, refusal := r.named(res)
-	if refusal != nil {
-		return Grant{}, refusal
+func (r *Registry) byIdentity(t sas.Token, res resource) (Grant, error) {
+	i, err := r.named(res)
+	if err != nil {
+		return Grant{}, err
 	}
-	for _, text := range []string{d.PrimaryKey, d.SecondaryKey} {
-		if key, err := base64.StdEncoding.DecodeString(text); err == nil && t.SignedBy(key) {
-			return Grant{Identity: deviceIdentity(d.ID), Device: d.ID, Expiry: t.Expiry}, nil
-		}
+	if i.Auth.Type != AuthSAS {
+		return Grant{}, unauthorized("the identity does not prove itself by tokens")
 	}
-	return Grant{}, unauthorized("the signature is wrong")
+	if !signedBy(t, i.Auth.PrimaryKey, false) && !signedBy(t, i.Auth.SecondaryKey, false) {
+		return Grant{}, unauthorized("the signature is wrong")
+	}
+	return Grant{Identity: i.ID.Path(), ID: i.ID, Expiry: t.Expiry}, nil
 }
 
-func deviceIdentity(id string) string { return "devices/" + id }
+// signedBy checks the signature against a key in Base64, and against the text of
+// the key too when asText is set.
+func signedBy(t sas.Token, key string, asText bool) bool {
+	b, err := base64.StdEncoding.DecodeString(key)
+	if err != nil || len(b) == 0 {
+		return false
+	}
+	return t.SignedBy(b) || (asText && t.SignedBy([]byte(key)))
+}
 
-// named returns the device that a resource names. What follows the id, such as
-// an api-version, does not matter.
-func (r *Registry) named(res resource) (Device, error) {
+// named returns the identity that a resource names. What follows the ids, such
+// as an api-version, does not matter.
+func (r *Registry) named(res resource) (Identity, error) {
 	if len(res.path) < 2 || !strings.EqualFold(res.path[0], "devices") {
-		return Device{}, unauthorized("the token names no device")
+		return Identity{}, unauthorized("the token names no device")
 	}
+	id := ID{Device: res.path[1]}
 	if len(res.path) > 3 && strings.EqualFold(res.path[2], "modules") {
-		return Device{}, &Refusal{404, 404010, "no such module"}
+		id.Module = res.path[3]
 	}
-	d, ok := r.Device(res.path[1])
-	if !ok {
-		if id, err := url.PathUnescape(res.path[1]); err == nil {
-			d, ok = r.Device(id)
-		}
+	i, err := r.Find(id)
+	if err != nil {
+		i, err = r.Find(ID{unescape(id.Device), unescape(id.Module)})
 	}
-	switch {
-	case !ok:
-		return Device{}, &Refusal{404, 404001, "no such device"}
-	case d.Disabled:
-		return Device{}, &Refusal{401, 403012, "the device is disabled"}
+	if err != nil {
+		return Identity{}, missing(id)
 	}
-	return d, nil
+	return i, r.MayConnect(i.ID)
+}
+
+// MayConnect refuses an identity whose device is disabled, the device itself
+// among them.
+func (r *Registry) MayConnect(id ID) error {
+	if owner, ok := r.Get(ID{Device: id.Device}); !ok || owner.Disabled {
+		return &refusal.Error{Code: 401003, Name: "DeviceDisabled", Message: "403012: the device is disabled"}
+	}
+	return nil
+}
+
+// unescape decodes percent escapes; text that has broken ones stays.
+func unescape(text string) string {
+	if decoded, err := url.PathUnescape(text); err == nil {
+		return decoded
+	}
+	return text
+}
+
+// AuthMethod is how the bearer proved itself, as events carry it (section 5.9).
+func (g Grant) AuthMethod() string {
+	if g.Rights != 0 {
+		return `{"scope":"hub","type":"sas","issuer":"iothub"}`
+	}
+	return `{"scope":"device","type":"sas","issuer":"iothub"}`
 }

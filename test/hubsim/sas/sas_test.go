@@ -2,6 +2,7 @@ package sas
 
 import (
 	"encoding/base64"
+	"net/url"
 	"testing"
 	"time"
 )
@@ -32,6 +33,21 @@ func TestTokens(t *testing.T) {
 	} {
 		if _, err := Parse(text); err == nil {
 			t.Errorf("%q was taken for a token", text)
+		}
+	}
+}
+
+// What is signed is the text of sr as it came, however it is escaped (trap 9.3).
+func TestResourceAsItCame(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	for _, sr := range []string{"hub.test/devices/a#b", "hub.test%2fdevices%2fa%23b", "hub.test%2Fdevices%2Fa%23b"} {
+		signature := url.QueryEscape(base64.StdEncoding.EncodeToString(sign(key, sr+"\n2000000000")))
+		token, err := Parse("SharedAccessSignature sr=" + sr + "&sig=" + signature + "&se=2000000000")
+		if err != nil {
+			t.Fatalf("%s: %v", sr, err)
+		}
+		if !token.SignedBy(key) || token.Resource != "hub.test/devices/a#b" {
+			t.Errorf("%s: signed %v, resource %q", sr, token.SignedBy(key), token.Resource)
 		}
 	}
 }

@@ -1,13 +1,11 @@
 package routes
 
 import (
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
-	"github.com/fieldgate/fieldgate/test/hubsim/registry"
+	"github.com/fieldgate/fieldgate/test/hubsim/refusal"
 )
 
 // cbs is the node that takes tokens (section 1.8). Who is meant stands in the
@@ -22,8 +20,12 @@ func (c *connection) cbs(l *server.Link) server.Endpoint {
 			d.Settle(malformed(err))
 			return
 		}
-		d.Settle(amqp.State{Outcome: amqp.Accepted})
-		status, reason := c.putToken(request)
+		d.Settle(accepted)
+		status, reason := 200, "OK"
+		if err := c.putToken(request); err != nil {
+			e := refusal.Of(err)
+			status, reason = e.Status(), fmt.Sprintf("%d %s", e.Code, e.Error())
+		}
 		c.reply(l, request, &amqp.Message{
 			Application: amqp.Map{
 				{Key: "status-code", Value: int32(status)},
@@ -34,24 +36,18 @@ func (c *connection) cbs(l *server.Link) server.Endpoint {
 	}}
 }
 
-// putToken judges a request and returns the status of the answer.
-func (c *connection) putToken(request *amqp.Message) (status int, reason string) {
+// putToken judges a request.
+func (c *connection) putToken(request *amqp.Message) error {
 	if request.Application.Text("operation") != "put-token" || request.Application.Text("name") == "" {
-		return 400, "400004 ArgumentInvalid: operation must be put-token and name must not be empty"
+		return refusal.New(400004, "operation must be put-token and name must not be empty")
 	}
 	text, ok := request.Value.(string)
 	if !ok {
-		return 400, "400004 ArgumentInvalid: the body must be a token as text"
+		return refusal.New(400004, "the body must be a token as text")
 	}
-	if c.hub.Faults.Throttled() {
-		return 429, "429001 ThrottlingException"
-	}
-	grant, err := c.hub.Registry.Authenticate(text, time.Now())
-	if refused, ok := errors.AsType[*registry.Refusal](err); ok {
-		return refused.Status, refused.Error()
-	}
-	if c.hub.Faults.TokenRefused(grant.Device) {
-		return 401, "401003 IotHubUnauthorized: refused by a fault"
+	grant, err := c.authenticate(text)
+	if err != nil {
+		return err
 	}
 	return c.admit(grant)
 }
@@ -71,17 +67,22 @@ func (c *connection) reply(from *server.Link, request, answer *amqp.Message) {
 		c.hub.Log.Debug("no link for an answer", "address", from.Address(), "reply_to", replyTo)
 		return
 	}
-	to.Send(answer.Append(nil), false)
+	post(to, answer)
+}
+
+// post sends an answer. A client that asks and never takes the answers loses the
+// link.
+func post(l *server.Link, m *amqp.Message) {
+	if !l.Send(m.Append(nil), false) {
+		l.Detach(&amqp.Error{Condition: amqp.CondResourceLimit, Description: "messages without credit"})
+	}
 }
 
 func (c *connection) replyLink(from *server.Link, replyTo string) *server.Link {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var other *server.Link
-	for l := range c.links {
-		if !l.Receives || l.Address() != from.Address() {
-			continue
-		}
+	for _, l := range c.linksWhere(func(l *server.Link, _ owner) bool {
+		return l.Receives && l.Address() == from.Address()
+	}) {
 		if replyTo != "" && (l.Name == replyTo || (l.Target != nil && l.Target.Address == replyTo)) {
 			return l
 		}
@@ -90,11 +91,4 @@ func (c *connection) replyLink(from *server.Link, replyTo string) *server.Link {
 		}
 	}
 	return other
-}
-
-// malformed refuses a message that is not one.
-func malformed(err error) amqp.State {
-	return amqp.State{Outcome: amqp.Rejected, Error: &amqp.Error{
-		Condition: amqp.CondDecodeError, Description: fmt.Sprintf("message not understood: %v", err),
-	}}
 }

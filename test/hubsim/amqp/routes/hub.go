@@ -1,48 +1,101 @@
 // Package routes gives the addresses of the hub their meaning over AMQP: the
-// token node $cbs, the devices' telemetry, and the reading of events with its
-// management node (wire contract, sections 1.8, 3.2, 3.5 and 5.9).
+// token node $cbs; telemetry, commands, twins and methods of devices and their
+// modules; the back end's sending of commands and its queues of notices; and
+// the reading of events with its management node (wire contract, sections 1.7,
+// 1.8, 3 and 5.8 to 5.10). Each kind of link has a file of its own.
+//
+// An identity shows itself by its links: it is connected from its first one on
+// a connection to its last. What allows a link is a token that was put on the
+// connection, or the certificate that the client showed in TLS.
 package routes
 
 import (
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
-	"github.com/fieldgate/fieldgate/test/hubsim/events"
+	"github.com/fieldgate/fieldgate/test/hubsim/faults"
+	"github.com/fieldgate/fieldgate/test/hubsim/hub"
+	"github.com/fieldgate/fieldgate/test/hubsim/refusal"
 	"github.com/fieldgate/fieldgate/test/hubsim/registry"
 )
 
-// Hub is what all connections share. It is safe for concurrent use.
+// Hub is what all AMQP connections of a hub share. Create it with New. It is
+// safe for concurrent use.
 type Hub struct {
-	Registry *registry.Registry
-	Events   *events.Log
-	Faults   *Faults
-	Name     string    // the hub's host name
-	Created  time.Time // told to readers of events
-	Log      *slog.Logger
+	hub     *hub.Hub
+	readers readers
+	ordered faults.Ordered
+	givenUp server.GivenUp
 
-	numbers atomic.Uint64 // connections ever
-	mu      sync.Mutex    // guards open and readers
-	open    map[*connection]struct{}
-	readers map[readerKey]*readers
+	mu   sync.Mutex // guards open
+	open map[*connection]struct{}
+}
+
+// New returns the routes of h. It must be called before h serves anyone.
+func New(h *hub.Hub) *Hub {
+	r := &Hub{hub: h, open: make(map[*connection]struct{})}
+	h.Registry.OnChange(r.identityChanged)
+	return r
+}
+
+// Connect makes the routes of one connection; it fits server.Serve.
+func (h *Hub) Connect(conn *server.Conn) server.Routes {
+	c := newConnection(h, conn)
+	conn.Count(&h.givenUp)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open[c] = struct{}{}
+	return c
+}
+
+func (h *Hub) connections() []*connection {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.open))
+}
+
+func (h *Hub) forget(c *connection) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.open, c)
+}
+
+// identityChanged takes the tokens of an identity away that may connect no
+// more. Its links have ended with its presence by then.
+func (h *Hub) identityChanged(change registry.Change, i registry.Identity) {
+	var reason *refusal.Error
+	switch change {
+	case registry.Disabled:
+		reason = refusal.New(401003, "the device is disabled")
+	case registry.Deleted:
+		reason = refusal.New(404001, "the identity is deleted")
+	default:
+		return
+	}
+	for _, c := range h.connections() {
+		c.revoke(i.ID, reason)
+	}
 }
 
 // Stats counts what is there now, and what ever was.
 type Stats struct {
-	ConnectionsOpen int    `json:"connections_open"`
-	ConnectionsEver uint64 `json:"connections_ever"`
-	Identities      int    `json:"identities"` // with a good token on an open connection
-	Links           int    `json:"links"`      // on open connections, $cbs included
+	ConnectionsOpen int    `json:"connections_open"` // of AMQP
+	ConnectionsEver uint64 `json:"connections_ever"` // of all protocols
+	Identities      int    `json:"identities"`       // with a good token on an open AMQP connection
+	Links           int    `json:"links"`            // on open connections, $cbs included
+	Detached        uint64 `json:"detached"`         // links ever, by the AMQP client
+	SessionsEnded   uint64 `json:"sessions_ended"`   // ever, by the AMQP client
 }
 
 // Stats returns the counts.
 func (h *Hub) Stats() Stats {
-	s := Stats{ConnectionsEver: h.numbers.Load()}
+	s := Stats{
+		ConnectionsEver: h.hub.ConnectionsEver(),
+		Detached:        h.givenUp.Links.Load(), SessionsEnded: h.givenUp.Sessions.Load(),
+	}
 	for _, c := range h.connections() {
 		c.mu.Lock()
 		s.ConnectionsOpen++
@@ -53,12 +106,6 @@ func (h *Hub) Stats() Stats {
 	return s
 }
 
-func (h *Hub) connections() []*connection {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Collect(maps.Keys(h.open))
-}
-
 // Close ends all connections in order, with e as the reason.
 func (h *Hub) Close(e *amqp.Error) {
 	for _, c := range h.connections() {
@@ -66,7 +113,8 @@ func (h *Hub) Close(e *amqp.Error) {
 	}
 }
 
-// DetachLinks ends all links of the device with e, and returns how many.
+// DetachLinks ends all links of the device and its modules with e, and returns
+// how many.
 func (h *Hub) DetachLinks(device string, e *amqp.Error) int {
 	links := h.linksOf(device)
 	for _, l := range links {
@@ -85,45 +133,30 @@ func (h *Hub) EndSessions(device string, e *amqp.Error) int {
 	return len(links)
 }
 
+// brokenFrame has a body that begins inside of its own header, which every
+// client takes for a protocol error. With other garbage rhea does less: what
+// follows a size that lies is the size of a huge frame, for which it waits, and
+// a value that it cannot read ends in an error that the vendor's SDK does not
+// listen to. The SDK's client then hangs without a word.
+var brokenFrame = []byte{0, 0, 0, 8, 1, 0, 0, 0}
+
+// Malform sends a broken frame on every connection that has a link of the
+// device, and returns how many.
+func (h *Hub) Malform(device string) int {
+	conns := make(map[*server.Conn]bool)
+	for _, l := range h.linksOf(device) {
+		conns[l.Conn] = true
+	}
+	for conn := range conns {
+		conn.Garble(brokenFrame)
+	}
+	return len(conns)
+}
+
 func (h *Hub) linksOf(device string) []*server.Link {
 	var list []*server.Link
 	for _, c := range h.connections() {
-		c.mu.Lock()
-		for l, owner := range c.links {
-			if owner.device == device {
-				list = append(list, l)
-			}
-		}
-		c.mu.Unlock()
+		list = append(list, c.linksWhere(func(_ *server.Link, o owner) bool { return o.id.Device == device })...)
 	}
 	return list
-}
-
-// Revoke takes the device's tokens away on all connections: its links end with
-// amqp:unauthorized-access.
-func (h *Hub) Revoke(device string, reason string) {
-	for _, c := range h.connections() {
-		c.revoke(deviceToken(device), reason)
-	}
-	h.DetachLinks(device, unauthorized(reason))
-}
-
-func deviceToken(device string) string { return "devices/" + device }
-
-// Connect makes the routes of one connection; it fits server.Serve.
-func (h *Hub) Connect(conn *server.Conn) server.Routes {
-	c := &connection{
-		hub:    h,
-		conn:   conn,
-		number: h.numbers.Add(1),
-		tokens: make(map[string]*token),
-		links:  make(map[*server.Link]owner),
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.open == nil {
-		h.open = make(map[*connection]struct{})
-	}
-	h.open[c] = struct{}{}
-	return c
 }

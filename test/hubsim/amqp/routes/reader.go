@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -9,29 +10,13 @@ import (
 	"github.com/fieldgate/fieldgate/test/hubsim/events"
 )
 
-// defaultGroup is the one consumer group there is.
-const defaultGroup = "$Default"
-
 // readChunk is how many events a reader looks up at a time.
 const readChunk = 256
-
-// readerKey is what exclusive readers fight over.
-type readerKey struct {
-	group     string
-	partition int
-}
-
-// readers are the links that read one partition for one group.
-type readers struct {
-	epoch     int64 // of the exclusive reader
-	exclusive bool
-	links     map[*server.Link]struct{}
-}
 
 // attachReader lets a client read the events of a partition (section 5.9).
 func (c *connection) attachReader(l *server.Link, group, partition string) (server.Endpoint, *amqp.Error) {
 	n, err := strconv.Atoi(partition)
-	if !strings.EqualFold(group, defaultGroup) || err != nil || n < 0 || n >= c.hub.Events.Partitions() {
+	if !c.hub.Events.HasGroup(group) || err != nil || n < 0 || n >= c.hub.Events.Partitions() {
 		return server.Endpoint{}, notFound(l.Address())
 	}
 	position, e := startOf(l)
@@ -39,15 +24,18 @@ func (c *connection) attachReader(l *server.Link, group, partition string) (serv
 		return server.Endpoint{}, e
 	}
 	r := &reader{
-		link: l, events: c.hub.Events, partition: n, hub: c.hub.Name,
+		link: l, events: c.hub.Events, partition: n,
 		next: c.hub.Events.Start(n, position),
 	}
-	key := readerKey{defaultGroup, n}
-	endpoint, refusal := c.attachService(l, server.Endpoint{Pump: r.run, Gone: func() { c.hub.leave(key, l) }})
+	place := seat{strings.ToLower(group), n}
+	endpoint, refusal := c.attachService(l, mayRead, server.Endpoint{
+		Pump: r.run,
+		Gone: func() { c.all.readers.leave(place, l) },
+	})
 	if refusal != nil {
 		return server.Endpoint{}, refusal
 	}
-	if refusal = c.hub.enter(key, l); refusal != nil {
+	if refusal = c.all.readers.enter(place, l); refusal != nil {
 		endpoint.Gone()
 		return server.Endpoint{}, refusal
 	}
@@ -68,58 +56,11 @@ func startOf(l *server.Link) (events.Position, *amqp.Error) {
 	return p, nil
 }
 
-// enter settles who may read: a reader with an epoch pushes out everyone with a
-// lower one or none, and keeps those out.
-func (h *Hub) enter(key readerKey, l *server.Link) *amqp.Error {
-	epoch, exclusive := l.Properties.Get("com.microsoft:epoch").(int64)
-	h.mu.Lock()
-	if h.readers == nil {
-		h.readers = make(map[readerKey]*readers)
-	}
-	all := h.readers[key]
-	if all == nil {
-		all = &readers{links: make(map[*server.Link]struct{})}
-		h.readers[key] = all
-	}
-	if all.exclusive && (!exclusive || epoch < all.epoch) {
-		h.mu.Unlock()
-		return &amqp.Error{Condition: amqp.CondStolen, Description: "a reader with a higher epoch is there"}
-	}
-	var losers []*server.Link
-	if exclusive {
-		for loser := range all.links {
-			losers = append(losers, loser)
-		}
-		clear(all.links)
-		all.epoch, all.exclusive = epoch, true
-	}
-	all.links[l] = struct{}{}
-	h.mu.Unlock()
-	for _, loser := range losers {
-		loser.Detach(&amqp.Error{Condition: amqp.CondStolen, Description: "a reader with a higher epoch has come"})
-	}
-	return nil
-}
-
-func (h *Hub) leave(key readerKey, l *server.Link) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := h.readers[key]
-	if all == nil {
-		return
-	}
-	delete(all.links, l)
-	if len(all.links) == 0 {
-		delete(h.readers, key)
-	}
-}
-
 // reader sends the events of a partition to one link.
 type reader struct {
 	link      *server.Link
 	events    *events.Log
 	partition int
-	hub       string
 	next      int64 // sequence number
 }
 
@@ -175,7 +116,10 @@ func annotations(e *events.Event, stored *amqp.Message) amqp.Map {
 		{Key: amqp.Symbol("iothub-connection-auth-method"), Value: e.Auth},
 		{Key: amqp.Symbol("iothub-connection-auth-generation-id"), Value: e.Generation},
 		{Key: amqp.Symbol("iothub-enqueuedtime"), Value: e.Enqueued},
-		{Key: amqp.Symbol("iothub-message-source"), Value: "Telemetry"},
+		{Key: amqp.Symbol("iothub-message-source"), Value: cmp.Or(e.Kind, "Telemetry")},
+	}
+	if e.Module != "" {
+		m = append(m, amqp.Pair{Key: amqp.Symbol("iothub-connection-module-id"), Value: e.Module})
 	}
 	for _, name := range []amqp.Symbol{"iothub-interface-id", "dt-subject"} {
 		if v := stored.Annotations.Get(string(name)); v != nil {

@@ -6,38 +6,42 @@ import (
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
+	"github.com/fieldgate/fieldgate/test/hubsim/faults"
 )
-
-// settling is how telemetry is settled while a fault is on.
-type settling struct {
-	delay time.Duration
-	never bool
-}
 
 // settle settles a telemetry delivery the way the faults want it. The order of
 // settlements on a connection is that of the deliveries, whatever the delay.
-func (c *connection) settle(d server.Delivery, state amqp.State, how settling) {
-	if how.never {
+func (c *connection) settle(d server.Delivery, state amqp.State, how faults.Settling) {
+	if how.Never {
 		return
 	}
 	c.mu.Lock()
-	if c.slow == nil && how.delay > 0 {
+	if c.slow == nil && how.Delay > 0 {
 		c.slow = newSettler()
 	}
 	slow := c.slow
 	c.mu.Unlock()
+	v := verdict{d, state, how.Twice, time.Now().Add(how.Delay)}
 	if slow == nil {
-		d.Settle(state)
+		v.tell()
 		return
 	}
-	slow.add(verdict{d, state, time.Now().Add(how.delay)})
+	slow.add(v)
 }
 
 // verdict is a settlement that waits for its time.
 type verdict struct {
 	d     server.Delivery
 	state amqp.State
+	twice bool
 	due   time.Time
+}
+
+func (v verdict) tell() {
+	v.d.Settle(v.state)
+	if v.twice {
+		v.d.Repeat(v.state)
+	}
 }
 
 // settler settles one connection's deliveries late. A connection keeps it once
@@ -82,7 +86,7 @@ func (s *settler) run() {
 	defer timer.Stop()
 	for {
 		for _, v := range s.take(time.Now()) {
-			v.d.Settle(v.state)
+			v.tell()
 		}
 		if next := s.next(); !next.IsZero() {
 			timer.Reset(time.Until(next))

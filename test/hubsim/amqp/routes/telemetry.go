@@ -1,89 +1,72 @@
 package routes
 
 import (
-	"fmt"
-
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp/server"
-	"github.com/fieldgate/fieldgate/test/hubsim/events"
-	"github.com/fieldgate/fieldgate/test/hubsim/registry"
+	"github.com/fieldgate/fieldgate/test/hubsim/faults"
+	"github.com/fieldgate/fieldgate/test/hubsim/hub"
+	"github.com/fieldgate/fieldgate/test/hubsim/refusal"
 )
 
-// MaxTelemetry is the largest telemetry message, or batch of them, in bytes
-// (section 6.2).
-const MaxTelemetry = 256 << 10
+// telemetry takes an identity's messages to the event endpoint (section 3.5).
+func (g *guest) telemetry() server.Endpoint { return server.Endpoint{Take: g.takeTelemetry} }
 
-// telemetry is a device's link to its events.
-type telemetry struct {
-	c      *connection
-	device registry.Device
-	auth   string
-}
-
-// attachTelemetry lets a device send, when a token for it is on the connection.
-func (c *connection) attachTelemetry(l *server.Link, id string) (server.Endpoint, *amqp.Error) {
-	device, found := c.hub.Registry.Device(id)
-	if !found {
-		return server.Endpoint{}, refusal(amqp.CondNotFound, 404001, "DeviceNotFound: "+id)
+// takeTelemetry stores what one transfer brings, and only then accepts it.
+func (g *guest) takeTelemetry(d server.Delivery) {
+	how := g.c.hub.Faults.Settling() // before anyone can see that the message has arrived
+	g.visit.session.Touch()
+	in, state := readTelemetry(d)
+	if state.Outcome == amqp.Accepted && len(in.messages) > 0 {
+		state = rejected(g.store(in.messages))
 	}
-	var scope string
-	identity, ok := c.allowed(func(g registry.Grant) bool {
-		scope = "device"
-		if g.Rights != 0 {
-			scope = "hub"
-		}
-		return g.Covers(id)
-	})
-	if !ok || device.Disabled {
-		return server.Endpoint{}, unauthorized("no token for device " + id + " on this connection")
-	}
-	t := &telemetry{c: c, device: device, auth: fmt.Sprintf(`{"scope":%q,"type":"sas","issuer":"iothub"}`, scope)}
-	return c.attached(l, owner{identity: identity, device: id}, server.Endpoint{Take: t.take}), nil
-}
-
-// take stores what one transfer brings, and only then accepts it.
-func (t *telemetry) take(d server.Delivery) {
-	faults := t.c.hub.Faults
-	how := faults.settling() // before anyone can see that the message has arrived
-	if e := faults.refusal(t.device.ID); e != nil {
-		t.c.settle(d, amqp.State{Outcome: amqp.Rejected, Error: e}, how)
-		return
-	}
-	list, state := t.read(d)
+	g.c.settle(d, state, how)
 	if state.Outcome == amqp.Accepted {
-		t.c.hub.Events.AppendAll(list)
+		g.obey(in.orders)
 	}
-	t.c.settle(d, state, how)
 }
 
-// read takes a transfer apart into events, all of which must be good.
-func (t *telemetry) read(d server.Delivery) ([]events.Event, amqp.State) {
-	if len(d.Payload) > MaxTelemetry {
-		return nil, amqp.State{Outcome: amqp.Rejected, Error: refusal(amqp.CondMessageSize, 413001, "MessageTooLarge")}
+func (g *guest) store(messages [][]byte) error {
+	if err := g.c.all.ordered.Refusal(g.source.ID.Device); err != nil {
+		return err
+	}
+	return g.c.hub.Telemetry(g.source, messages...)
+}
+
+// intake is what one transfer brings.
+type intake struct {
+	messages [][]byte // encoded, as they came
+	orders   []faults.Order
+}
+
+// readTelemetry takes a transfer apart. All its messages must be good.
+func readTelemetry(d server.Delivery) (in intake, state amqp.State) {
+	if len(d.Payload) > hub.MaxTelemetry {
+		return intake{}, rejected(refusal.New(413001, "a message and a batch may have 256 KiB"))
 	}
 	m, err := amqp.ParseMessage(d.Payload)
 	if err != nil {
-		return nil, malformed(err)
+		return intake{}, malformed(err)
 	}
 	if d.Format != amqp.FormatBatch {
-		return []events.Event{t.event(d.Payload)}, amqp.State{Outcome: amqp.Accepted}
+		in.add(m, d.Payload)
+		return in, accepted
 	}
-	list := make([]events.Event, 0, len(m.Data))
-	for _, inner := range m.Data {
-		if _, err := amqp.ParseMessage(inner); err != nil {
-			return nil, malformed(err)
+	in.messages = make([][]byte, 0, len(m.Data))
+	for _, encoded := range m.Data {
+		m, err := amqp.ParseMessage(encoded)
+		if err != nil {
+			return intake{}, malformed(err)
 		}
-		list = append(list, t.event(inner))
+		in.add(m, encoded)
 	}
-	return list, amqp.State{Outcome: amqp.Accepted}
+	return in, accepted
 }
 
-func (t *telemetry) event(message []byte) events.Event {
-	return events.Event{
-		Device:     t.device.ID,
-		Generation: t.device.Generation,
-		Auth:       t.auth,
-		Connection: t.c.number,
-		Message:    message,
+// add tells messages from orders to misbehave, which are not stored.
+func (in *intake) add(m *amqp.Message, encoded []byte) {
+	if order, ok := readOrder(m); ok {
+		in.orders = append(in.orders, order)
+		return
 	}
+	in.messages = append(in.messages, encoded)
 }

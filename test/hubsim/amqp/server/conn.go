@@ -1,96 +1,18 @@
 package server
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 )
-
-// Config holds what a server says about itself. The zero value of a field is
-// replaced by that of DefaultConfig.
-type Config struct {
-	ContainerID string
-	MaxFrame    uint32        // bytes of the largest frame taken and sent
-	ChannelMax  uint16        // largest channel number
-	HandleMax   uint32        // largest link handle of a session
-	Window      uint32        // transfer frames a session may have on the way to us
-	Credit      uint32        // deliveries a link may have on the way and unsettled
-	MaxMessage  uint64        // bytes of the largest message taken
-	IdleTimeout time.Duration // a peer silent for longer is closed
-	Log         *slog.Logger
-}
-
-// DefaultConfig returns what the real hub answers (wire contract, section 3.1).
-func DefaultConfig() Config {
-	return Config{
-		ContainerID: "DeviceGateway_hubsim",
-		MaxFrame:    65536,
-		ChannelMax:  8191,
-		HandleMax:   262143,
-		Window:      5000,
-		Credit:      1000,
-		MaxMessage:  1 << 20,
-		IdleTimeout: 240 * time.Second,
-		Log:         slog.New(slog.DiscardHandler),
-	}
-}
-
-func (c Config) withDefaults() Config {
-	d := DefaultConfig()
-	set(&c.ContainerID, d.ContainerID)
-	set(&c.MaxFrame, d.MaxFrame)
-	set(&c.ChannelMax, d.ChannelMax)
-	set(&c.HandleMax, d.HandleMax)
-	set(&c.Window, d.Window)
-	set(&c.Credit, d.Credit)
-	set(&c.MaxMessage, d.MaxMessage)
-	set(&c.IdleTimeout, d.IdleTimeout)
-	set(&c.Log, d.Log)
-	return c
-}
-
-func set[T comparable](v *T, missing T) {
-	var zero T
-	if *v == zero {
-		*v = missing
-	}
-}
-
-// Routes says what the addresses of one connection mean. Its methods are
-// called by the connection's reading goroutine, one at a time.
-type Routes interface {
-	// Plain checks user name and password of SASL PLAIN.
-	Plain(user, password string) error
-	// Attach accepts or refuses a link. A refusal goes to the client as the
-	// link's error.
-	Attach(l *Link) (Endpoint, *amqp.Error)
-	// Closed is called once, last, when the connection has ended and all of
-	// its links with it.
-	Closed()
-}
-
-// Endpoint is the hub's side of a link. All fields are optional.
-type Endpoint struct {
-	// Take gets every message of a link on which the client sends, in order,
-	// on the reading goroutine: it must not wait. It must settle the delivery
-	// sooner or later, from any goroutine.
-	Take func(Delivery)
-	// Pump runs in a goroutine of its own once a link on which the client
-	// receives is up. It must return soon after Link.Done is closed; the link
-	// stays up when it returns before.
-	Pump func()
-	// Outcome gets the client's settlement of an unsettled delivery.
-	Outcome func(id uint32, s amqp.State)
-	// Gone is called once when the link has ended, whoever ended it.
-	Gone func()
-}
 
 // Bounds of a connection.
 const (
@@ -112,6 +34,7 @@ type Conn struct {
 	nc     net.Conn
 	in     *input
 	routes Routes
+	given  *GivenUp // nil: nobody counts
 
 	mu       sync.Mutex // guards everything below, and the state of sessions and links
 	room     *sync.Cond // credit, windows or output room have grown, or something has ended
@@ -119,7 +42,7 @@ type Conn struct {
 	batching bool       // the reader will flush before it blocks
 	dirty    []*session // have something to say at the next flush
 	sessions map[uint16]*session
-	gone     []func() // Gone callbacks to call without the lock
+	later    []func() // callbacks to call without the lock
 	opened   bool     // OPEN is exchanged: from here on silence is bounded
 	closing  bool     // CLOSE is sent: nothing follows it
 	ended    bool
@@ -131,6 +54,16 @@ type Conn struct {
 	done      chan struct{} // closed when the connection ends
 	parts     sync.WaitGroup
 }
+
+// GivenUp counts what peers ended by themselves while we did not. One may serve
+// many connections.
+type GivenUp struct {
+	Links, Sessions atomic.Uint64
+}
+
+// Count has what the peer gives up counted. It is called while the routes of the
+// connection are made.
+func (c *Conn) Count(g *GivenUp) { c.given = g }
 
 // Serve speaks AMQP on nc until either side closes it, and closes nc. Everything
 // it started has ended when it returns. The error is nil after an orderly close
@@ -155,11 +88,29 @@ func Serve(nc net.Conn, cfg Config, routes func(*Conn) Routes) error {
 // RemoteAddr is where the client is.
 func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
+// Certificates are what the client showed in TLS, leaf first; nil for none.
+func (c *Conn) Certificates() []*x509.Certificate { return c.cfg.Certificates }
+
 // Done is closed when the connection ends.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Abort ends the connection without a word.
-func (c *Conn) Abort() { _ = c.nc.Close() }
+// Abort ends the connection without a word, with RST where the socket can: what
+// lies under TLS and WebSocket is closed, without their goodbyes.
+func (c *Conn) Abort() {
+	nc := c.nc
+	for {
+		if socket, ok := nc.(interface{ SetLinger(seconds int) error }); ok {
+			_ = socket.SetLinger(0)
+			break
+		}
+		outer, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		nc = outer.NetConn()
+	}
+	_ = nc.Close()
+}
 
 // Close ends the connection in order, giving e as the reason; nil for none. It
 // does not wait for the end.
@@ -333,113 +284,12 @@ func (c *Conn) handle(channel uint16, p any, payload []byte) (over bool, err err
 
 // unlock releases mu and makes the calls that had to wait for that.
 func (c *Conn) unlock() {
-	gone := c.gone
-	c.gone = nil
+	later := c.later
+	c.later = nil
 	c.mu.Unlock()
-	for _, f := range gone {
+	for _, f := range later {
 		f()
 	}
-}
-
-// send appends one frame to the output.
-func (c *Conn) send(channel uint16, p amqp.Performative, payload []byte) {
-	if c.closing || c.ended {
-		return
-	}
-	c.out = amqp.AppendFrame(c.out, channel, p, payload)
-	if !c.batching {
-		c.wakeWriter()
-	}
-}
-
-func (c *Conn) wakeWriter() {
-	select {
-	case c.wake <- struct{}{}:
-	default: // awake already
-	}
-}
-
-// flush is called by the reader before each read that may block. It sends what
-// has gathered and holds the reader while the peer does not read.
-func (c *Conn) flush() {
-	c.mu.Lock()
-	c.flushLocked()
-	c.batching = false
-	if len(c.out) > 0 {
-		c.wakeWriter()
-	}
-	if c.opened && !c.closing {
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.cfg.IdleTimeout))
-	}
-	for len(c.out) > outLimit && !c.ended {
-		c.room.Wait()
-	}
-	c.unlock()
-}
-
-// resume is called by the reader when a read has brought bytes.
-func (c *Conn) resume() {
-	c.mu.Lock()
-	c.batching = true
-	c.mu.Unlock()
-}
-
-func (c *Conn) flushLocked() {
-	for _, s := range c.dirty {
-		s.flush()
-	}
-	c.dirty = c.dirty[:0]
-}
-
-// write sends the output, and heartbeats at half the time after which the peer
-// would give up (part 2, section 2.4.5). It ends when the connection has ended
-// and everything said before is out.
-func (c *Conn) write() {
-	var beat <-chan time.Time
-	if c.peerIdle > 0 {
-		t := time.NewTicker(max(c.peerIdle/2, time.Millisecond))
-		defer t.Stop()
-		beat = t.C
-	}
-	var spare []byte
-	for {
-		c.mu.Lock()
-		out, over := c.out, c.ended || c.closing
-		c.out = spare[:0]
-		c.room.Broadcast()
-		c.mu.Unlock()
-		if len(out) > 0 {
-			_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
-			if _, err := c.nc.Write(out); err != nil {
-				c.Abort() // the reader notices and ends the connection
-				return
-			}
-			spare = keep(out)
-			continue
-		}
-		spare = out
-		if over {
-			return
-		}
-		select {
-		case <-c.wake:
-		case <-c.done:
-		case <-beat:
-			c.mu.Lock()
-			if len(c.out) == 0 && !c.closing {
-				c.out = amqp.AppendHeartbeat(c.out)
-			}
-			c.mu.Unlock()
-		}
-	}
-}
-
-// keep returns b for use again unless a burst has made it large.
-func keep(b []byte) []byte {
-	if cap(b) > 2*pumpLimit {
-		return nil
-	}
-	return b
 }
 
 // finish ends everything that belongs to the connection.

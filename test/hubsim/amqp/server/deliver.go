@@ -12,22 +12,48 @@ const transferOverhead = 64
 
 // Send puts one encoded message on the link, on which the client receives. It
 // goes out when the client's credit allows. settled says that no answer is
-// wanted; a client that asked for settled deliveries gets them in any case.
-// The message must not be changed afterwards.
-func (l *Link) Send(message []byte, settled bool) {
+// wanted; what the client asked for in ATTACH goes first. Send returns false,
+// and sends nothing, when the link has ended or too much waits for credit
+// already. The message must not be changed afterwards.
+func (l *Link) Send(message []byte, settled bool) bool {
 	l.Conn.mu.Lock()
 	defer l.Conn.unlock()
-	if l.detaching || l.dropped {
-		return
+	if l.detaching || l.dropped || len(l.queue) >= maxQueue {
+		return false
 	}
-	if len(l.queue) >= maxQueue {
-		l.detach(&amqp.Error{Condition: amqp.CondResourceLimit, Description: "messages without credit"})
-		return
+	switch l.SenderMode {
+	case amqp.SenderSettled:
+		settled = true
+	case amqp.SenderUnsettled:
+		settled = false
 	}
-	settled = settled || l.SenderMode == amqp.SenderSettled
 	l.queue = append(l.queue, queued{message: message, settled: settled})
 	l.sendQueued()
+	return true
 }
+
+// Deliver sends one encoded message at once, or returns false when that cannot
+// be. outcome is told how the client settles it, without locks held; a client
+// that asked for settled deliveries has accepted it with this. When the link
+// ends before, outcome is not called. The message must not be changed
+// afterwards.
+func (l *Link) Deliver(message, tag []byte, outcome func(amqp.State)) bool {
+	l.Conn.mu.Lock()
+	defer l.Conn.unlock()
+	if l.detaching || l.dropped || !l.clear() {
+		return false
+	}
+	settled := l.SenderMode == amqp.SenderSettled
+	l.queue = append(l.queue, queued{message: message, tag: tag, settled: settled, outcome: outcome})
+	l.sendQueued()
+	if settled {
+		l.Conn.later = append(l.Conn.later, func() { outcome(amqp.State{Outcome: amqp.Accepted}) })
+	}
+	return true
+}
+
+// clear says that nothing is in the way of the next message.
+func (l *Link) clear() bool { return len(l.queue) == 0 && l.credit > 0 && l.s.peerWindow > 0 }
 
 // Ready waits until a message sent now would go out at once. It returns false
 // when the link has ended. It is for pumps.
@@ -36,7 +62,7 @@ func (l *Link) Ready() bool {
 	defer l.Conn.mu.Unlock()
 	l.idle = false
 	for !l.dropped && !l.Conn.ended {
-		if len(l.queue) == 0 && l.credit > 0 && l.s.peerWindow > 0 && len(l.Conn.out) < pumpLimit {
+		if l.clear() && len(l.Conn.out) < pumpLimit {
 			return true
 		}
 		l.Conn.room.Wait()
@@ -138,14 +164,17 @@ func (l *Link) sendNext(q *queued) bool {
 // start gives the message its delivery id and tag.
 func (l *Link) start(q *queued, t *amqp.Transfer) {
 	q.started = true
-	q.id = l.s.nextDelivery
+	id := l.s.nextDelivery
 	l.s.nextDelivery++
 	l.credit--
 	l.count++
 	if !q.settled {
-		l.s.unsettled[q.id] = l
+		l.s.unsettled[id] = sent{l, q.outcome}
 	}
 	t.HasDeliveryID = true
-	t.DeliveryID = q.id
-	t.DeliveryTag = binary.BigEndian.AppendUint32(nil, q.id)
+	t.DeliveryID = id
+	t.DeliveryTag = q.tag
+	if q.tag == nil {
+		t.DeliveryTag = binary.BigEndian.AppendUint32(nil, id)
+	}
 }

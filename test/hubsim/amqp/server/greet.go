@@ -56,6 +56,9 @@ func (c *Conn) header() (h amqp.ProtocolHeader, err error) {
 
 func (c *Conn) firstFrame() (*amqp.Open, error) {
 	f, err := c.nextFrame()
+	if errors.Is(err, amqp.ErrDecode) { // no frame at all (part 2, section 2.8.17)
+		return nil, &amqp.Error{Condition: amqp.CondFraming, Description: err.Error()}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +73,9 @@ func (c *Conn) firstFrame() (*amqp.Open, error) {
 	return open, nil
 }
 
-// sasl runs the SASL layer. ANONYMOUS and EXTERNAL say nothing about who the
-// client is: it proves that later, per identity.
+// sasl runs the SASL layer. ANONYMOUS says nothing about who the client is: it
+// proves that later, per identity. EXTERNAL points at the client's certificate,
+// which is judged later too, but must be there.
 func (c *Conn) sasl() error {
 	offer := amqp.AppendMechanisms(amqp.HeaderSASL[:], "ANONYMOUS", "PLAIN", "EXTERNAL", "MSSBCBS")
 	if _, err := c.nc.Write(offer); err != nil {
@@ -102,7 +106,12 @@ func (c *Conn) sasl() error {
 
 func (c *Conn) judge(init *amqp.SASLInit) error {
 	switch init.Mechanism {
-	case "ANONYMOUS", "EXTERNAL", "MSSBCBS":
+	case "ANONYMOUS", "MSSBCBS":
+		return nil
+	case "EXTERNAL":
+		if len(c.cfg.Certificates) == 0 {
+			return fmt.Errorf("%w: EXTERNAL without a certificate", errProtocol)
+		}
 		return nil
 	case "PLAIN":
 		// authorization id, user and password, with zero bytes between (RFC 4616)

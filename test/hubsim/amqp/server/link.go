@@ -2,13 +2,14 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
 )
 
-// maxQueue is how many messages wait on a link for the client's credit. A
-// client that asks and never takes the answers loses the link.
+// maxQueue is how many messages wait on a link for the client's credit. After
+// that Send refuses more.
 const maxQueue = 4096
 
 // Link is one link. The fields that start with a capital letter do not change;
@@ -31,7 +32,8 @@ type Link struct {
 	early     *amqp.Error // why the link must go as soon as it is up
 	detaching bool        // DETACH is sent, the peer's is awaited
 	dropped   bool
-	done      chan struct{}
+	ctx       context.Context // ends with the link
+	cancel    context.CancelFunc
 
 	credit      uint32 // deliveries the sending side may still start
 	count       uint32 // the sending side's delivery-count
@@ -46,9 +48,10 @@ type Link struct {
 // queued is one message on its way out.
 type queued struct {
 	message []byte
+	tag     []byte // nil for one made of the delivery id
 	settled bool
-	started bool // its first frame is out
-	id      uint32
+	outcome func(amqp.State) // nil when nobody cares
+	started bool             // its first frame is out
 }
 
 // Delivery is one message of a client.
@@ -74,7 +77,10 @@ func (l *Link) Address() string {
 }
 
 // Done is closed when the link has ended.
-func (l *Link) Done() <-chan struct{} { return l.done }
+func (l *Link) Done() <-chan struct{} { return l.ctx.Done() }
+
+// Context ends with the link.
+func (l *Link) Context() context.Context { return l.ctx }
 
 // attach answers the client's wish for a link.
 func (c *Conn) attach(channel uint16, p *amqp.Attach) {
@@ -87,7 +93,7 @@ func (c *Conn) attach(channel uint16, p *amqp.Attach) {
 	defer c.unlock()
 	if l.s.ending || c.closing {
 		if endpoint.Gone != nil && refusal == nil {
-			c.gone = append(c.gone, endpoint.Gone)
+			c.later = append(c.later, endpoint.Gone)
 		}
 		return
 	}
@@ -135,10 +141,11 @@ func (c *Conn) newLink(channel uint16, p *amqp.Attach) *Link {
 			old.detach(&amqp.Error{Condition: amqp.CondStolen, Description: "another link of this name was attached"})
 		}
 	}
+	ctx, cancel := context.WithCancel(context.Background())
 	return &Link{
-		Conn: c, Name: p.Name, Receives: p.Receiver, Source: p.Source, Target: p.Target,
+		Conn: c, ctx: ctx, cancel: cancel, Name: p.Name, Receives: p.Receiver, Source: p.Source, Target: p.Target,
 		Properties: p.Properties, SenderMode: p.SenderMode, ReceiverMode: p.ReceiverMode,
-		s: s, handle: p.Handle, count: p.InitialDeliveryCount, done: make(chan struct{}),
+		s: s, handle: p.Handle, count: p.InitialDeliveryCount,
 	}
 }
 
@@ -206,6 +213,9 @@ func (s *session) detached(p *amqp.Detach) {
 		return
 	}
 	if !l.detaching {
+		if s.c.given != nil {
+			s.c.given.Links.Add(1)
+		}
 		s.flush()
 		s.c.send(s.channel, &amqp.Detach{Handle: l.handle, Closed: p.Closed}, nil)
 		l.drop()
@@ -222,15 +232,15 @@ func (l *Link) drop() {
 	l.dropped = true
 	l.partial, l.queue = nil, nil
 	for id, of := range l.s.unsettled {
-		if of == l {
+		if of.link == l {
 			delete(l.s.unsettled, id)
 		}
 	}
 	delete(l.s.waiting, l)
-	close(l.done)
+	l.cancel()
 	l.Conn.room.Broadcast()
 	if l.endpoint.Gone != nil {
-		l.Conn.gone = append(l.Conn.gone, l.endpoint.Gone)
+		l.Conn.later = append(l.Conn.later, l.endpoint.Gone)
 	}
 }
 

@@ -129,5 +129,16 @@ func (d Delivery) Settle(state amqp.State) {
 	l.checkCredit()
 }
 
+// Repeat tells the client once more how the delivery ended, which a hub that
+// works never does. It is for faults.
+func (d Delivery) Repeat(state amqp.State) {
+	l := d.link
+	l.Conn.mu.Lock()
+	defer l.Conn.unlock()
+	if !d.Settled && !l.dropped {
+		l.s.settle(d.id, state, l.ReceiverMode == amqp.ReceiverFirst)
+	}
+}
+
 // Link is the link that the delivery came on.
 func (d Delivery) Link() *Link { return d.link }

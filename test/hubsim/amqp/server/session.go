@@ -18,12 +18,18 @@ type session struct {
 	nextOutgoing uint32 // transfer id of our next frame
 	peerWindow   uint32 // transfer frames that we may still send
 	nextDelivery uint32 // id of our next delivery
-	unsettled    map[uint32]*Link
+	unsettled    map[uint32]sent
 
 	dirty   bool
 	settled []span         // settlements not sent yet
 	topUp   []*Link        // links whose credit has run low
 	waiting map[*Link]bool // links with messages that the peer's window holds up
+}
+
+// sent is a delivery of ours that the peer has not settled.
+type sent struct {
+	link    *Link
+	outcome func(amqp.State) // nil when nobody cares
 }
 
 // span is a run of deliveries of the peer that ended alike.
@@ -49,7 +55,7 @@ func (c *Conn) begin(channel uint16, p *amqp.Begin) error {
 		nextIncoming: p.NextOutgoingID,
 		window:       c.cfg.Window,
 		peerWindow:   p.IncomingWindow,
-		unsettled:    make(map[uint32]*Link),
+		unsettled:    make(map[uint32]sent),
 		waiting:      make(map[*Link]bool),
 	}
 	c.sessions[channel] = s
@@ -85,8 +91,12 @@ func (s *session) handle(p any) {
 
 func (s *session) peerEnded(*amqp.End) {
 	if !s.ending {
+		if s.c.given != nil {
+			s.c.given.Sessions.Add(1)
+		}
 		s.flush()
 		s.c.send(s.channel, &amqp.End{}, nil)
+		s.ending = true // whoever still has a link of it can do nothing with it
 	}
 	s.drop()
 	delete(s.c.sessions, s.channel)
@@ -225,8 +235,8 @@ func (s *session) disposition(p *amqp.Disposition) {
 }
 
 func (s *session) outcome(id uint32, p *amqp.Disposition) {
-	l := s.unsettled[id]
-	if l == nil || (!p.Settled && (p.State == nil || p.State.Outcome == amqp.Received)) {
+	d, ok := s.unsettled[id]
+	if !ok || (!p.Settled && (p.State == nil || p.State.Outcome == amqp.Received)) {
 		return
 	}
 	delete(s.unsettled, id)
@@ -234,8 +244,8 @@ func (s *session) outcome(id uint32, p *amqp.Disposition) {
 	if p.State != nil {
 		state = *p.State
 	}
-	if f := l.endpoint.Outcome; f != nil {
-		s.c.gone = append(s.c.gone, func() { f(id, state) })
+	if d.outcome != nil {
+		s.c.later = append(s.c.later, func() { d.outcome(state) })
 	}
 }
 
