@@ -8,6 +8,7 @@
 package faultproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -31,6 +32,8 @@ const dialTimeout = 10 * time.Second
 type Link struct {
 	Latency   time.Duration // each byte takes this long
 	Jitter    time.Duration // and up to this much longer, evenly spread
+	Loss      float64       // share of pieces of up to 4 KiB that are lost on the way (0 to 1)
+	Resend    time.Duration // and come this much later, with everything behind them: what loss is to TCP
 	Bandwidth int64         // bytes a second that all connections share; 0 for no bound
 	Hole      bool          // nothing moves and nobody is told; what waits goes on when it ends
 }
@@ -58,6 +61,7 @@ type Stats struct {
 	Bytes    [2]int64 // delivered, by direction
 	Refused  int      // connections that were not let in
 	NoServer int      // connections for which the server did not answer
+	Lost     int      // pieces that came late because they were lost
 }
 
 // Proxy is a bad link that carries. Its methods are safe for concurrent use.
@@ -87,7 +91,9 @@ func Start(cfg Config) (*Proxy, error) {
 			return nil, err
 		}
 	}
-	listener, err := net.Listen("tcp", cfg.Listen)
+	var sockets net.ListenConfig
+	sockets.SetMultipathTCP(false) // it knows no filters: see deafen
+	listener, err := sockets.Listen(context.Background(), "tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start proxy: %w", err)
 	}
@@ -100,8 +106,11 @@ func Start(cfg Config) (*Proxy, error) {
 }
 
 func (l Link) check() error {
-	if l.Latency < 0 || l.Jitter < 0 || l.Bandwidth < 0 {
-		return errors.New("latency, jitter and bandwidth must not be negative")
+	if l.Latency < 0 || l.Jitter < 0 || l.Bandwidth < 0 || l.Resend < 0 {
+		return errors.New("latency, jitter, bandwidth and resend must not be negative")
+	}
+	if !(l.Loss >= 0 && l.Loss <= 1) { // not a number neither
+		return errors.New("loss must be from 0 to 1")
 	}
 	return nil
 }
@@ -148,6 +157,19 @@ func (p *Proxy) Reset() int {
 		c.reset()
 	}
 	return len(p.conns)
+}
+
+// Deafen has the proxy's TCP hear nothing of clients while on, neither data nor
+// acknowledgements, though what it says still reaches them: the kernel drops what
+// comes, as a link would that is cut one way. Nobody can connect meanwhile.
+func (p *Proxy) Deafen(on bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := deafen(p.listener.(*net.TCPListener), on)
+	for c := range p.conns {
+		err = errors.Join(err, deafen(c.client, on))
+	}
+	return err
 }
 
 // Stats returns the counts.
@@ -214,10 +236,15 @@ func (p *Proxy) delay(d Direction) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.links[d]
+	delay := l.Latency
 	if l.Jitter > 0 {
-		return l.Latency + rand.N(l.Jitter)
+		delay += rand.N(l.Jitter)
 	}
-	return l.Latency
+	if rand.Float64() < l.Loss {
+		p.stats.Lost++
+		delay += l.Resend
+	}
+	return delay
 }
 
 // reserve takes a piece's share of the bandwidth and returns when it is through.
