@@ -1,0 +1,121 @@
+package bluez
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// How long calls may take that need the radio. BlueZ gives up connecting after about
+// 40 s and a transaction of ATT after 30 s (Core Specification, volume 3, part F,
+// section 3.3.3).
+const (
+	connectTimeout = 45 * time.Second
+	valueTimeout   = 35 * time.Second
+)
+
+// Power switches an adapter on or off.
+func (c *Client) Power(ctx context.Context, adapter dbus.ObjectPath, on bool) error {
+	return c.set(ctx, adapter, adapterIface, "Powered", on)
+}
+
+func (c *Client) set(ctx context.Context, path dbus.ObjectPath, iface, name string, value any) error {
+	err := c.call(ctx, 2*callTimeout, path, propertiesIface+".Set", iface, name, dbus.MakeVariant(value)).Err
+	if err != nil {
+		return fmt.Errorf("cannot set %s: %w", name, err)
+	}
+	return nil
+}
+
+// StartDiscovery begins an active scan that shows every advertisement. It lasts until
+// StopDiscovery or the end of the client.
+func (c *Client) StartDiscovery(ctx context.Context, adapter dbus.ObjectPath) error {
+	filter := map[string]any{"Transport": "le", "DuplicateData": true}
+	if err := c.call(ctx, callTimeout, adapter, adapterIface+".SetDiscoveryFilter", filter).Err; err != nil {
+		return fmt.Errorf("cannot set the discovery filter: %w", err)
+	}
+	if err := c.call(ctx, callTimeout, adapter, adapterIface+".StartDiscovery").Err; err != nil && !IsError(err, "InProgress") {
+		return fmt.Errorf("cannot start discovery: %w", err)
+	}
+	return nil
+}
+
+// StopDiscovery ends what StartDiscovery began.
+func (c *Client) StopDiscovery(ctx context.Context, adapter dbus.ObjectPath) error {
+	return c.call(ctx, callTimeout, adapter, adapterIface+".StopDiscovery").Err
+}
+
+// Connect connects a device. It must be known: seen a short while ago, or bonded.
+func (c *Client) Connect(ctx context.Context, device dbus.ObjectPath) error {
+	err := c.call(ctx, connectTimeout, device, deviceIface+".Connect").Err
+	if IsError(err, "AlreadyConnected") {
+		return nil
+	}
+	return err
+}
+
+// Disconnect ends a connection, or an attempt at one.
+func (c *Client) Disconnect(ctx context.Context, device dbus.ObjectPath) error {
+	return c.call(ctx, callTimeout, device, deviceIface+".Disconnect").Err
+}
+
+// Pair pairs a device, with our agent, until ctx ends.
+func (c *Client) Pair(ctx context.Context, device dbus.ObjectPath) error {
+	return c.conn.Object(c.owner, device).CallWithContext(ctx, deviceIface+".Pair", 0).Err
+}
+
+// CancelPairing ends a pairing under way.
+func (c *Client) CancelPairing(ctx context.Context, device dbus.ObjectPath) error {
+	return c.call(ctx, callTimeout, device, deviceIface+".CancelPairing").Err
+}
+
+// Remove makes the daemon forget a device and its keys.
+func (c *Client) Remove(ctx context.Context, adapter, device dbus.ObjectPath) error {
+	return c.call(ctx, callTimeout, adapter, adapterIface+".RemoveDevice", device).Err
+}
+
+// Read reads a value. The slice is the caller's.
+func (c *Client) Read(ctx context.Context, characteristic dbus.ObjectPath) (value []byte, err error) {
+	err = c.call(ctx, valueTimeout, characteristic, charIface+".ReadValue", map[string]any{}).Store(&value)
+	return value, err
+}
+
+// Write writes a value and waits for the device's response; without response, where
+// the characteristic has it no other way.
+func (c *Client) Write(ctx context.Context, characteristic dbus.ObjectPath, value []byte, response bool) error {
+	options := map[string]any{"type": "request"}
+	if !response {
+		options["type"] = "command"
+	}
+	return c.call(ctx, valueTimeout, characteristic, charIface+".WriteValue", value, options).Err
+}
+
+// Notify has value called for each notification, until the connection ends. It must
+// not block; the slice is its own.
+func (c *Client) Notify(ctx context.Context, characteristic dbus.ObjectPath, value func([]byte)) error {
+	c.mu.Lock()
+	c.values[characteristic] = value
+	c.mu.Unlock()
+	err := c.call(ctx, valueTimeout, characteristic, charIface+".StartNotify").Err
+	if err != nil {
+		c.Deaf(characteristic)
+	}
+	return err
+}
+
+// Deaf ends what Notify began, on our side.
+func (c *Client) Deaf(characteristic dbus.ObjectPath) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.values, characteristic)
+}
+
+// RestartDaemon asks systemd to restart the daemon (org.freedesktop.systemd1).
+func (c *Client) RestartDaemon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return c.conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").
+		CallWithContext(ctx, "org.freedesktop.systemd1.Manager.RestartUnit", 0, "bluetooth.service", "replace").Err
+}
