@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // What is on flash only comes back into memory here, as the uplink makes room:
@@ -18,6 +20,8 @@ import (
 // freed is a stored message that custody no longer holds in memory.
 type freed struct {
 	pos    Position
+	m      *Message
+	flow   *flow
 	sender *sender
 	park   bool // the sender is parked, and the message does not count as holdup
 }
@@ -25,7 +29,7 @@ type freed struct {
 // freeLocked notes that an entry whose commit is done was recalled meanwhile.
 func (p *Path) freeLocked(e *entry) {
 	s := e.flow.sender
-	x := freed{pos: e.pos, sender: s}
+	x := freed{pos: e.pos, m: e.m, flow: e.flow, sender: s}
 	if e.after == park && e.parking == s.parking {
 		s.flying[e.flow.lane]--
 		x.park = true
@@ -34,11 +38,19 @@ func (p *Path) freeLocked(e *entry) {
 	signal(p.feedC)
 }
 
+// releaseLocked gives a message back to the store, which may have given it up at
+// its bound meanwhile.
+func (p *Path) releaseLocked(f *flow, m *Message, park bool, pos Position) {
+	if p.store.Release(park, pos) > 0 {
+		f.giveUp(m.Start, m.Seq, m.Seq, m.Dropped)
+	}
+}
+
 // giveBackLocked tells the store what could not be told from within its own
 // calls.
 func (p *Path) giveBackLocked() {
 	for _, x := range p.toFree {
-		p.store.Release(x.park, x.pos)
+		p.releaseLocked(x.flow, x.m, x.park, x.pos)
 		if !x.park {
 			p.lanes[x.pos.Lane].holdup--
 		}
@@ -84,6 +96,9 @@ func (p *Path) feedLanes(resume *[Lanes]time.Time) (ok bool) {
 			continue
 		}
 		switch more, err := p.feedLane(l); {
+		case err == errBudget:
+			ok = false
+			l++
 		case err != nil:
 			p.log.Error("cannot read the backlog", "lane", l.String(), "err", err)
 			resume[l], ok = time.Now().Add(readAgain), false
@@ -100,6 +115,11 @@ func (p *Path) feedLanes(resume *[Lanes]time.Time) (ok bool) {
 // there is none, or no room.
 func (p *Path) feedLane(l Lane) (more bool, err error) {
 	lane := &p.lanes[l]
+	waiting := p.store.Unread(l) > 0
+	var count, size int
+	if waiting {
+		count, size = p.budget.left(p.clock(), time.Now())
+	}
 	p.mu.Lock()
 	p.giveBackLocked()
 	// Half of the staging bound is left for the lanes with priority and for
@@ -108,9 +128,20 @@ func (p *Path) feedLane(l Lane) (more bool, err error) {
 	if l == LaneAlarm {
 		room = int64(p.cfg.StagedBytes) - p.held
 	}
+	if c := &p.cfg.Lanes[l]; c.LiveFirst { // its share of memory, however much is live
+		room = max(room, int64(p.cfg.StagedBytes)/2*int64(c.BackfillShare)/100-lane.heldBack)
+	}
 	if !p.linkUp || lane.holdup > 0 || room <= 0 || p.store.Unread(l) == 0 {
 		p.mu.Unlock()
 		return false, nil
+	}
+	if !waiting { // the first has come just now
+		p.mu.Unlock()
+		return true, nil
+	}
+	if count == 0 {
+		p.mu.Unlock()
+		return false, errBudget
 	}
 	lane.reading = true
 	epoch := p.epoch
@@ -122,22 +153,25 @@ func (p *Path) feedLane(l Lane) (more bool, err error) {
 	}
 	p.mu.Unlock()
 
-	got, err := p.store.Read(l, 256, int(room), func(leaf string) bool { return parked[leaf] })
+	failpoint.Hit(failpoint.BacklogRead)
+	got, err := p.store.Read(l, min(256, count), int(min(room, int64(size))), func(leaf string) bool { return parked[leaf] })
 
+	failpoint.Hit(failpoint.BacklogHave)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	lane.reading = false
 	if p.epoch != epoch {
 		// The link or the set of parked leaves changed while we read.
 		for _, g := range got {
-			p.store.Release(false, g.Position)
+			p.releaseLocked(p.flowLocked(g.Message.Leaf, l), g.Message, false, g.Position)
 		}
 		p.store.Unpark(l)
 		return true, err
 	}
 	for _, g := range got {
-		f := p.flowLocked(g.Message.Leaf, l)
-		e := &entry{m: g.Message, flow: f, size: g.Message.Size(), storage: stored, pos: g.Position}
+		f := p.backlogFlowLocked(g.Message.Leaf, l)
+		e := &entry{m: g.Message, flow: f, size: g.Message.Size(), storage: stored, pos: g.Position, back: true}
+		p.budget.spend(e.size)
 		p.held += int64(e.size)
 		p.holdLocked(e)
 		p.offerLocked(f.sender)

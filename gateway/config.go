@@ -117,6 +117,11 @@ type LaneConfig struct {
 	Custody    string   `toml:"custody"`     // CustodyRelay or CustodyDisk
 	SpillAfter Duration `toml:"spill_after"` // relay: how long the hub may take to settle before flash is used
 	TTL        Duration `toml:"ttl"`         // dropped when older; 0 keeps for ever
+	// LiveFirst sends new messages without waiting for those on flash. These then
+	// drain beside the live ones, each in its own order; of a leaf that has both,
+	// BackfillShare percent of what is sent is from flash (1 to 90).
+	LiveFirst     bool `toml:"live_first"`
+	BackfillShare int  `toml:"backfill_share"`
 }
 
 // Config is the configuration of the path.
@@ -128,11 +133,19 @@ type Config struct {
 	// MaxMessage is the largest message the hub takes, body and properties
 	// (256 KiB: wire contract, section 6.2).
 	MaxMessage Size `toml:"max_message"`
+	// The budget of the backlog: how much may be read back from flash for the hub,
+	// all lanes together, in sizes as they are counted in bounds; 0 is no limit.
+	// A day is one of UTC by the trusted clock. What a lost connection has sent
+	// again is counted again: it costs again.
+	BackfillMessagesPerSecond int  `toml:"backfill_messages_per_second"`
+	BackfillBytesPerSecond    Size `toml:"backfill_bytes_per_second"`
+	BackfillMessagesPerDay    int  `toml:"backfill_messages_per_day"`
+	BackfillBytesPerDay       Size `toml:"backfill_bytes_per_day"`
 }
 
 // DefaultConfig returns the shipped defaults.
 func DefaultConfig() Config {
-	lane := LaneConfig{Custody: CustodyRelay, SpillAfter: Duration(250 * time.Millisecond)}
+	lane := LaneConfig{Custody: CustodyRelay, SpillAfter: Duration(250 * time.Millisecond), BackfillShare: 30}
 	return Config{
 		Lanes:       [Lanes]LaneConfig{LaneAlarm: lane, LaneTelemetry: lane},
 		StagedBytes: 4 << 20,
@@ -148,6 +161,17 @@ func (c *Config) Validate() error {
 	if c.MaxMessage < 1<<10 || c.MaxMessage > 256<<10 {
 		return BadKey("max_message", "%v is out of range: 1KiB to 256KiB", c.MaxMessage)
 	}
+	for _, k := range []struct {
+		key string
+		n   int64
+	}{
+		{"backfill_messages_per_second", int64(c.BackfillMessagesPerSecond)},
+		{"backfill_messages_per_day", int64(c.BackfillMessagesPerDay)},
+	} {
+		if k.n < 0 {
+			return BadKey(k.key, "%d is out of range: write a number of messages, or 0 for no limit", k.n)
+		}
+	}
 	return nil
 }
 
@@ -158,6 +182,9 @@ func (l *LaneConfig) Validate() error {
 	}
 	if l.SpillAfter.D() < 10*time.Millisecond || l.SpillAfter.D() > time.Minute {
 		return BadKey("spill_after", "%v is out of range: 10ms to 1m", l.SpillAfter)
+	}
+	if l.BackfillShare < 1 || l.BackfillShare > 90 {
+		return BadKey("backfill_share", "%d is out of range: write 1 to 90 percent", l.BackfillShare)
 	}
 	return nil
 }

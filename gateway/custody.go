@@ -2,15 +2,22 @@ package gateway
 
 import (
 	"errors"
+	"hash/fnv"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // sender is what custody knows of one leaf. All fields are guarded by Path.mu.
 type sender struct {
-	leaf  string
-	flows [Lanes]*flow // nil until the first message in that lane
+	leaf string
+	// flows has two places for each lane, the second for what comes back from
+	// flash in a lane with LiveFirst; nil until the first message. The order is
+	// that of sending.
+	flows [2 * Lanes]*flow
+	share [Lanes]int // with LiveFirst: percent of a message that the backlog is owed
 	place place
 	until time.Time // with place paused: when it ends
 	// parked leaves are passed over: their messages wait on flash and nothing of
@@ -37,14 +44,19 @@ const (
 //
 // Seen along its order, a flow is: stored messages in memory, then staged ones
 // in memory; or stored ones in memory, then stored ones on flash only. Nothing
-// is staged behind a message that is on flash only.
+// is staged behind a message that is on flash only. In a lane with LiveFirst that
+// is two flows: the live one, which new messages enter whatever is on flash, and
+// the backlog, which has only what was read back.
 type flow struct {
-	sender  *sender
-	lane    Lane
-	entries []*entry // in memory, in order; those with gone set are removed at the front
-	next    int      // index of the first entry that is not sent
-	seq     uint64   // of the last message
-	dropped uint64   // messages that got a number and were not sent
+	sender   *sender
+	lane     Lane
+	live     *flow    // of a backlog: where its numbers come from; nil for others
+	entries  []*entry // in memory, in order; those with gone set are removed at the front
+	next     int      // index of the first entry that is not sent
+	crowded  int      // with so many entries, those that are gone are taken out behind the front too
+	seq      uint64   // of the last message
+	idPrefix string   // of message ids, when one was given
+	gaps     []*gaps  // by start, the earliest first; see gaps.go
 	// When the store refuses a message, those that the leaf had handed over
 	// behind it are refused as well, even if they are on flash by now: the leaf
 	// begins again with the first, and its order must not change.
@@ -64,6 +76,7 @@ type entry struct {
 	pos     Position // with storage stored
 	after   afterCommit
 	parking uint32 // with after park: sender.parking at that time
+	back    bool   // was read back from flash
 	sent    bool
 	gone    bool   // settled, refused or no longer in memory
 	turn    uint32 // counts how often it was taken: a late word on an earlier turn is ignored
@@ -114,10 +127,23 @@ func (p *Path) senderLocked(leaf string) *sender {
 
 func (p *Path) flowLocked(leaf string, l Lane) *flow {
 	s := p.senderLocked(leaf)
-	if s.flows[l] == nil {
-		s.flows[l] = &flow{sender: s, lane: l}
+	if s.flows[2*l] == nil {
+		s.flows[2*l] = &flow{sender: s, lane: l}
 	}
-	return s.flows[l]
+	return s.flows[2*l]
+}
+
+// backlogFlowLocked returns the flow for what is read back from flash.
+func (p *Path) backlogFlowLocked(leaf string, l Lane) *flow {
+	live := p.flowLocked(leaf, l)
+	if !p.cfg.Lanes[l].LiveFirst {
+		return live
+	}
+	s := live.sender
+	if s.flows[2*l+1] == nil {
+		s.flows[2*l+1] = &flow{sender: s, lane: l, live: live}
+	}
+	return s.flows[2*l+1]
 }
 
 // number gives the message its place in the flow and, where the leaf gave none,
@@ -127,10 +153,24 @@ func (p *Path) number(e *entry) {
 	f, m := e.flow, e.m
 	f.seq++
 	e.seq = f.seq
-	m.Start, m.Seq, m.Dropped = p.start, f.seq, f.dropped
+	m.Start, m.Seq = p.start, f.seq
+	m.Dropped = f.dropped(m)
 	if m.System.MessageID == "" {
-		m.System.MessageID = p.lanes[f.lane].idPrefix + strconv.FormatUint(f.seq, 10)
+		m.System.MessageID = f.messageID(p.lanes[f.lane].idPrefix)
 	}
+}
+
+// messageID makes the id of the message with the last number. Leaves number alike,
+// and some are one device to the hub (those under the gateway's own identity): the
+// id tells them apart by 40 bits of a hash, as it must stay short on a bad link.
+func (f *flow) messageID(prefix string) string {
+	if f.idPrefix == "" {
+		h := fnv.New64a()
+		h.Write([]byte(f.sender.leaf))
+		f.idPrefix = prefix + strconv.FormatUint(h.Sum64()>>24, 36) + "-"
+	}
+	var room [64]byte
+	return string(strconv.AppendUint(append(room[:0], f.idPrefix...), f.seq, 10))
 }
 
 // stageLocked keeps a message in memory for the hub. It goes to flash when the
@@ -148,7 +188,18 @@ func (p *Path) holdLocked(e *entry) {
 		s.progress = time.Now()
 	}
 	s.held += int64(e.size)
+	if len(e.flow.entries) >= e.flow.crowded {
+		e.flow.compact()
+	}
+	p.heldBackLocked(e, +1)
 	e.flow.entries = append(e.flow.entries, e)
+}
+
+// heldBackLocked counts the memory that a lane's backlog has beside live messages.
+func (p *Path) heldBackLocked(e *entry, sign int64) {
+	if e.flow.live != nil {
+		p.lanes[e.flow.lane].heldBack += sign * int64(e.size)
+	}
 }
 
 // waitLocked starts the spill time of a staged entry. Its deadline is not before
@@ -180,6 +231,7 @@ func (p *Path) commitLocked(f *flow, es []*entry, state StoredState) {
 	if len(es) == 0 {
 		return
 	}
+	failpoint.Hit(failpoint.CustodySpill)
 	ms := make([]*Message, len(es))
 	for i, e := range es {
 		ms[i] = e.m
@@ -213,7 +265,7 @@ func (p *Path) committed(f *flow, es []*entry, state StoredState, parking uint32
 		switch {
 		case err != nil:
 			p.notStoredLocked(e, state, err, &out)
-		case e.done != nil && !e.sent && e.seq <= f.refused:
+		case e.done != nil && e.seq <= f.refused:
 			p.store.Settle(ps[i])
 			p.notStoredLocked(e, state, f.refusal, &out)
 		default:
@@ -233,6 +285,7 @@ func (p *Path) committed(f *flow, es []*entry, state StoredState, parking uint32
 	p.offerLocked(f.sender)
 	p.roomLocked()
 	p.mu.Unlock()
+	failpoint.Hit(failpoint.CustodyAnswer)
 	out.call()
 	p.landed()
 }
@@ -266,6 +319,7 @@ func (p *Path) storedLocked(e *entry, state StoredState, pos Position, out *answ
 // take it from memory it stays there and is tried again; else the leaf is
 // refused, and still has it.
 func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answers) {
+	m := e.m
 	switch {
 	case e.gone && state == Out && e.after == keep:
 		return // settled meanwhile
@@ -286,8 +340,9 @@ func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answ
 	default:
 		p.held -= int64(e.size)
 	}
-	e.flow.dropped++
+	e.flow.giveUp(m.Start, m.Seq, m.Seq, m.Dropped)
 	e.flow.refused, e.flow.refusal = e.flow.seq, err
+	m.refuseStreamLocked(err)
 	p.counts.rejected[rejectReason(err)]++
 	out.add(e.done, err)
 	e.done = nil
@@ -295,14 +350,17 @@ func (p *Path) notStoredLocked(e *entry, state StoredState, err error, out *answ
 }
 
 // refuseBehindLocked refuses what is only in memory behind a refused message.
-// What is in a commit is judged when that is done.
+// What is in a commit is judged when that is done. What the uplink has already
+// taken is refused too: should the link break, it would be sent again alone, and
+// arrive before what the leaf repeats.
 func (p *Path) refuseBehindLocked(e *entry, err error, out *answers) {
 	for _, x := range slices.Clone(e.flow.entries) {
-		if x.seq <= e.seq || x.storage != staged || x.gone || x.sent || x.done == nil {
+		if x.seq <= e.seq || x.storage != staged || x.gone || x.done == nil {
 			continue
 		}
+		x.m.refuseStreamLocked(err)
+		x.flow.giveUp(x.m.Start, x.m.Seq, x.m.Seq, x.m.Dropped)
 		p.dropLocked(x)
-		x.flow.dropped++
 		p.counts.rejected[rejectReason(err)]++
 		out.add(x.done, err)
 		x.done = nil
@@ -314,7 +372,7 @@ func (p *Path) refuseBehindLocked(e *entry, err error, out *answers) {
 // nothing behind the entry is on flash already.
 func (p *Path) mayStageLocked(e *entry) bool {
 	if !p.linkUp || p.closing || e.flow.sender.parked || e.seq <= e.flow.refused ||
-		p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.backlogLocked(e.flow.lane) {
+		p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.mustQueueLocked(e.flow.lane) {
 		return false
 	}
 	i := slices.Index(e.flow.entries, e)
@@ -332,6 +390,7 @@ func (p *Path) dropLocked(e *entry) {
 	e.turn++
 	p.held -= int64(e.size)
 	e.flow.sender.held -= int64(e.size)
+	p.heldBackLocked(e, -1)
 	e.flow.trim()
 }
 
@@ -347,6 +406,24 @@ func (f *flow) trim() {
 	}
 }
 
+// compact removes entries that are gone behind one that is not: the hub may
+// never settle that. Twice as many as are left are let in before it is done again.
+func (f *flow) compact() {
+	next := f.next
+	for _, e := range f.entries[:f.next] {
+		if e.gone {
+			next--
+		}
+	}
+	f.entries = slices.DeleteFunc(f.entries, func(e *entry) bool { return e.gone })
+	f.next = next
+	f.crowded = max(minCrowd, 2*len(f.entries))
+}
+
+// minCrowd is from how many entries on it is worth looking for those that are
+// gone: more than an uplink has under way for a leaf.
+const minCrowd = 256
+
 // evictLocked takes entries of the flow from index from on out of memory, the
 // leaf's order kept: what is only in memory goes to flash, what is on flash
 // is given back to the store. state is Unread or Parked.
@@ -359,10 +436,11 @@ func (p *Path) evictLocked(f *flow, from int, state StoredState) {
 		e.gone, e.sent = true, false
 		e.turn++
 		f.sender.held -= int64(e.size)
+		p.heldBackLocked(e, -1)
 		switch e.storage {
 		case stored:
 			p.held -= int64(e.size)
-			p.store.Release(state == Parked, e.pos)
+			p.releaseLocked(f, e.m, state == Parked, e.pos)
 		case storing:
 			if state == Parked {
 				e.after, e.parking = park, f.sender.parking

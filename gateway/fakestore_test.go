@@ -28,6 +28,7 @@ type row struct {
 	m       *gateway.Message
 	state   gateway.StoredState
 	settled bool
+	gone    bool // dropped at the bound while Out
 }
 
 func newDisk() *disk {
@@ -52,6 +53,8 @@ type fakeStore struct {
 	dead  bool // commits fail: the power is gone
 	ended bool
 	wg    sync.WaitGroup
+	// onGiveUp is told what the bound drops.
+	onGiveUp func([]gateway.GivenUp)
 }
 
 type commit struct {
@@ -69,6 +72,7 @@ func (d *disk) open() *fakeStore {
 	for l := range d.rows {
 		for _, r := range d.rows[l] {
 			r.state = gateway.Unread
+			r.settled = r.settled || r.gone
 		}
 	}
 	s.wg.Go(s.commitLoop)
@@ -164,17 +168,50 @@ func (s *fakeStore) Settle(ps ...gateway.Position) {
 	}
 }
 
-func (s *fakeStore) Release(park bool, ps ...gateway.Position) {
+func (s *fakeStore) Release(park bool, ps ...gateway.Position) (dropped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range ps {
-		if r := s.find(p); r != nil && !r.settled {
+		r := s.find(p)
+		if r != nil && r.gone && !r.settled {
+			r.settled = true
+			dropped++
+		}
+		if r != nil && !r.settled {
 			r.state = gateway.Unread
 			if park {
 				r.state = gateway.Parked
 			}
 		}
 	}
+	return dropped
+}
+
+// OnGiveUp is described at gateway.Store.
+func (s *fakeStore) OnGiveUp(f func([]gateway.GivenUp)) { s.onGiveUp = f }
+
+// dropOldest gives up the first n messages of a lane, as a bound would.
+func (s *fakeStore) dropOldest(l gateway.Lane, n int) {
+	var runs []gateway.GivenUp
+	s.set(func() {
+		for _, r := range s.rows[l] {
+			if n == 0 || s.dead {
+				break
+			}
+			if r.settled || r.gone {
+				continue
+			}
+			n--
+			if r.state == gateway.Out {
+				r.gone = true
+				continue
+			}
+			r.settled = true
+			m := r.m
+			runs = append(runs, gateway.GivenUp{Leaf: m.Leaf, Lane: l, Start: m.Start, First: m.Seq, Last: m.Seq, Dropped: m.Dropped})
+		}
+	})
+	s.onGiveUp(runs)
 }
 
 func (s *fakeStore) Unpark(l gateway.Lane) {

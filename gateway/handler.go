@@ -35,16 +35,6 @@ type Module interface {
 	Wrap(next Handler) Handler
 }
 
-// Driver is one physical way to reach leaves. Run blocks until ctx ends or the
-// driver cannot go on at all; absent hardware is not a reason to return, it is
-// a state. Everything it started has ended when it returns.
-type Driver interface {
-	// Name identifies the driver instance in logs and status, for example
-	// "serial:/dev/serial/by-id/usb-FTDI_…".
-	Name() string
-	Run(ctx context.Context, up Handler) error
-}
-
 // Reasons why the gateway does not take a message. The broker turns them into
 // the protocol's own words.
 var (

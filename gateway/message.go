@@ -40,6 +40,24 @@ func (l Lane) String() string {
 // transport: the hub's routes see nothing else.
 type Property struct{ Name, Value string }
 
+// PropertyTrust is the one property of the gateway's own that a driver sets itself: it
+// says that the leaf has proven less than others, and how little. It is absent where
+// the leaf has proven who it is.
+const PropertyTrust = "fieldgate-trust"
+
+// What PropertyTrust can say.
+const (
+	TrustAdvertised = "advertised" // taken from the air: whoever sends with that address
+	TrustUnpaired   = "unpaired"   // connected, but never paired: whoever answers at that address
+	TrustJustWorks  = "just-works" // paired, without a proof at that time
+)
+
+// LowersTrust says that a property is PropertyTrust with one of its values. Since all
+// of them only lower the trust in a message, any leaf may say that of itself.
+func LowersTrust(p Property) bool {
+	return p.Name == PropertyTrust && (p.Value == TrustAdvertised || p.Value == TrustUnpaired || p.Value == TrustJustWorks)
+}
+
 // System holds the message properties that the hub itself knows. A zero value
 // means not set. The comments name the key in the hub's MQTT property bag.
 type System struct {
@@ -70,10 +88,23 @@ type Message struct {
 	Properties []Property // in the order in which the leaf sent them
 	Body       []byte     // owned by the message from the moment it is handed over
 
+	// Stream is what the leaf sends in a row and will send again from the first
+	// message on that is not taken; nil where each message stands for itself.
+	Stream *Stream
+
 	Captured Instant // when the gateway received it
 	Start    uint32  // the gateway start that numbered it; grows with each start
 	Seq      uint64  // 1, 2, 3 … per leaf, lane and start, without gaps
-	Dropped  uint64  // messages of this leaf and lane dropped so far since Start
+	Dropped  uint64  // how many of leaf, lane and Start with a lower Seq were given up, as far as is known; see gaps.go
+}
+
+// Stream is a row of messages that a leaf repeats as a whole: an MQTT 3.1.1
+// connection, which ends at the first message that is not taken, or what an MQTT 5
+// leaf has sent before it is told of one that is not. Once the path
+// has refused one, it refuses all that are handed over behind it, which would
+// otherwise overtake it. The zero value is ready.
+type Stream struct {
+	refusal error // guarded by Path.mu
 }
 
 // Size is what a message counts for in bounds, in bytes: its body, its
@@ -88,6 +119,10 @@ func (m *Message) Size() int {
 	}
 	return n
 }
+
+// MaxStored is the largest Size of a message that can be kept: the largest that
+// the hub takes, and what surrounds a good number of properties.
+const MaxStored = 300 << 10
 
 // TimeQuality says how far a wall clock reading can be trusted.
 type TimeQuality uint8
@@ -121,6 +156,22 @@ func (i Instant) Repair(now Instant) Instant {
 	i.Wall = now.Wall.Add(i.Uptime - now.Uptime)
 	i.Quality = Estimated
 	return i
+}
+
+// Age returns how long before now i was, and whether that is known: within one
+// boot by the machine's uptime, which no step of the wall clock touches; across
+// boots by wall clocks, if both were steered by a time source: one that was only
+// not impossible may have been hours behind. It is not negative.
+func (i Instant) Age(now Instant) (age time.Duration, known bool) {
+	switch {
+	case i.Boot != 0 && i.Boot == now.Boot:
+		age = now.Uptime - i.Uptime
+	case i.Quality == Synced && now.Quality == Synced:
+		age = now.Wall.Sub(i.Wall)
+	default:
+		return 0, false
+	}
+	return max(age, 0), true
 }
 
 // Clock reads the time. Safe for concurrent use.

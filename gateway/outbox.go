@@ -2,8 +2,11 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // Outcome is the hub's word on one message.
@@ -19,8 +22,11 @@ const (
 // Delivery is one message on its way to the hub, from Take to Settle or Recall.
 type Delivery struct {
 	*Message
-	e    *entry
-	turn uint32
+	// Backlog says that the message was read back from flash, and so may come
+	// after younger ones of its leaf in a lane with LiveFirst.
+	Backlog bool
+	e       *entry
+	turn    uint32
 }
 
 // Outbox is the sending side of custody, as the uplink sees it. Safe for
@@ -51,8 +57,10 @@ type Outbox interface {
 	// is none now and gives the leaf back: NextLeaf returns it when there is.
 	Take(leaf string, max int) []*Delivery
 
-	// Settle ends a delivery. reason is the hub's text for Refused.
-	Settle(d *Delivery, o Outcome, reason string)
+	// Settle ends a delivery. reason is the hub's text for Refused. An error means
+	// that it did not end, as what the hub refused could not be kept: nothing behind
+	// it may be settled, and the leaf is to be recalled.
+	Settle(d *Delivery, o Outcome, reason string) error
 
 	// Recall says that the leaf's own link is lost: its unsettled deliveries
 	// are to be sent again, and the leaf is given back. NextLeaf returns it
@@ -89,6 +97,7 @@ func (p *Path) linkDownLocked() {
 	if !p.linkUp {
 		return
 	}
+	failpoint.Hit(failpoint.CustodyDown)
 	p.linkUp = false
 	p.epoch++
 	p.ready = nil
@@ -115,12 +124,12 @@ func (p *Path) offerLocked(s *sender) {
 	if s.place != idle || !p.linkUp {
 		return
 	}
-	for l, f := range s.flows {
+	for _, f := range s.flows {
 		if f == nil || p.nextLocked(f) == nil {
 			continue
 		}
 		s.place = queued
-		if Lane(l) == LaneAlarm { // the lane with priority does not stand in line
+		if f.lane == LaneAlarm { // the lane with priority does not stand in line
 			p.ready = append([]*sender{s}, p.ready...)
 		} else {
 			p.ready = append(p.ready, s)
@@ -182,23 +191,27 @@ func (p *Path) Take(leaf string, max int) []*Delivery {
 	}
 	now := p.clock()
 	var ds []*Delivery
-	for _, f := range s.flows {
-		for f != nil && len(ds) < max {
-			e := p.nextLocked(f)
-			if e == nil {
-				break
-			}
-			f.next++
-			if p.expired(e.m, now) {
-				p.endLocked(e, &out)
-				p.countDropLocked(f, DropTTL)
-				p.roomLocked()
-				continue
-			}
-			e.sent = true
-			e.turn++
-			ds = append(ds, &Delivery{Message: repaired(e.m, now), e: e, turn: e.turn})
+	for l := Lane(0); l < Lanes; {
+		e := p.chooseLocked(s, l)
+		if e == nil {
+			l++
+			continue
 		}
+		if len(ds) == max {
+			break
+		}
+		f := e.flow
+		f.next++
+		if p.expired(e.m, now) {
+			p.countDropLocked(f, e.m, DropTTL)
+			p.endLocked(e, &out)
+			p.roomLocked()
+			continue
+		}
+		p.shareLocked(s, l, f)
+		e.sent = true
+		e.turn++
+		ds = append(ds, &Delivery{Message: stamped(e.m, now, f.dropped(e.m)), Backlog: e.back, e: e, turn: e.turn})
 	}
 	if len(ds) == 0 {
 		s.place = idle
@@ -207,42 +220,73 @@ func (p *Path) Take(leaf string, max int) []*Delivery {
 	return ds
 }
 
-// expired says that the message is older than its lane or it itself allows. An
-// untrusted clock expires nothing.
-func (p *Path) expired(m *Message, now Instant) bool {
-	if now.Quality == Unsynced {
-		return false
+// chooseLocked returns the lane's next message of the sender, nil for none: a live
+// one, unless the backlog is owed its share or nothing is live.
+func (p *Path) chooseLocked(s *sender, l Lane) *entry {
+	live, back := s.flows[2*l], s.flows[2*l+1]
+	var e, old *entry
+	if live != nil {
+		e = p.nextLocked(live)
 	}
-	if !m.System.Expiry.IsZero() && now.Wall.After(m.System.Expiry) {
+	if back != nil {
+		old = p.nextLocked(back)
+	}
+	if old != nil && (e == nil || s.share[l] >= 100) {
+		return old
+	}
+	return e
+}
+
+// shareLocked books one message of the flow f. A backlog that has nothing to send
+// saves up no share, and one that has the link to itself owes none.
+func (p *Path) shareLocked(s *sender, l Lane, f *flow) {
+	back := s.flows[2*l+1]
+	switch {
+	case f.live != nil:
+		s.share[l] = max(0, s.share[l]+p.cfg.Lanes[l].BackfillShare-100)
+	case back == nil || p.nextLocked(back) == nil:
+		s.share[l] = 0
+	default:
+		s.share[l] += p.cfg.Lanes[l].BackfillShare
+	}
+}
+
+// expired says that the message is older than its lane or it itself allows. No
+// wall clock that nothing steers expires anything, whatever it shows.
+func (p *Path) expired(m *Message, now Instant) bool {
+	if now.Quality == Synced && !m.System.Expiry.IsZero() && now.Wall.After(m.System.Expiry) {
 		return true
 	}
 	ttl := p.cfg.Lanes[m.Lane].TTL.D()
-	captured := m.Captured.Repair(now)
-	return ttl > 0 && captured.Quality != Unsynced && now.Wall.Sub(captured.Wall) > ttl
+	if ttl == 0 {
+		return false
+	}
+	age, known := m.Captured.Age(now)
+	return known && age > ttl
 }
 
-// repaired returns m, or a copy with a better capture time.
-func repaired(m *Message, now Instant) *Message {
+// stamped returns m, or a copy with a better capture time and with what is known
+// by now of those before it.
+func stamped(m *Message, now Instant, dropped uint64) *Message {
 	captured := m.Captured.Repair(now)
-	if captured == m.Captured {
+	if captured == m.Captured && dropped == m.Dropped {
 		return m
 	}
 	c := *m
-	c.Captured = captured
+	c.Captured, c.Dropped = captured, dropped
 	return &c
 }
 
 // Settle is described at Outbox.
-func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
+func (p *Path) Settle(d *Delivery, o Outcome, reason string) error {
 	if o == Refused {
 		if !p.current(d) {
-			return // recalled meanwhile: it is sent and refused again
+			return nil // recalled meanwhile: it is sent and refused again
 		}
 		if err := p.store.DeadLetter(d.Message, reason); err != nil {
 			// Not shelved, so not dropped either: it is tried again later.
 			p.log.Error("cannot shelve a message that the hub refused", "leaf", d.Leaf, "reason", reason, "err", err)
-			p.Recall(d.Leaf, 10*time.Second, false)
-			return
+			return fmt.Errorf("cannot shelve what the hub refused: %w", err)
 		}
 		p.log.Warn("hub refused a message, it is on the dead-letter shelf",
 			"leaf", d.Leaf, "lane", d.Lane.String(), "message_id", d.System.MessageID, "reason", reason)
@@ -256,15 +300,16 @@ func (p *Path) Settle(d *Delivery, o Outcome, reason string) {
 		case Accepted:
 			p.counts.sent[e.flow.lane]++
 		case Refused:
-			p.countDropLocked(e.flow, DropPoison)
+			p.countDropLocked(e.flow, d.Message, DropPoison)
 		case Expired:
-			p.countDropLocked(e.flow, DropTTL)
+			p.countDropLocked(e.flow, d.Message, DropTTL)
 		}
 		p.unstallLocked(e.flow.sender)
 		p.roomLocked()
 	}
 	p.mu.Unlock()
 	out.call()
+	return nil
 }
 
 // current says that the delivery was not recalled.
@@ -286,8 +331,8 @@ func (p *Path) endLocked(e *entry, out *answers) {
 	e.done = nil
 }
 
-func (p *Path) countDropLocked(f *flow, why DropReason) {
-	f.dropped++
+func (p *Path) countDropLocked(f *flow, m *Message, why DropReason) {
+	f.giveUp(m.Start, m.Seq, m.Seq, m.Dropped)
 	p.counts.dropped[why]++
 }
 
@@ -303,6 +348,7 @@ func (p *Path) Recall(leaf string, pause time.Duration, refused bool) {
 	if s == nil || !p.linkUp {
 		return // LinkDown has recalled it already
 	}
+	failpoint.Hit(failpoint.CustodyRecall)
 	p.unqueueLocked(s)
 	p.unparkLocked(s) // this call's word on the leaf replaces the last
 	s.place = idle

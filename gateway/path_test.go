@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,19 +43,27 @@ type bench struct {
 	calls   map[string]int
 	mine    []string // leaves taken from NextLeaf
 	flight  map[string][]*gateway.Delivery
-	arrived []string // in the order on the wire, duplicates included
+	arrived []string        // in the order on the wire, duplicates included
+	old     map[string]bool // by name: came from the backlog when it arrived first
 	ids     map[string]string
+	// onPublish, if not nil, is told of each message before it is handed over.
+	onPublish func(name string, m *gateway.Message)
 }
 
 func newBench(t *testing.T, custody string) *bench {
+	return newBenchWith(t, custody, func(*gateway.Config) {})
+}
+
+func newBenchWith(t *testing.T, custody string, adjust func(*gateway.Config)) *bench {
 	b := &bench{
 		t: t, cfg: gateway.DefaultConfig(), disk: newDisk(),
 		numbers: map[string]int{}, refused: map[string]bool{}, acked: map[string]bool{}, calls: map[string]int{},
-		flight: map[string][]*gateway.Delivery{}, ids: map[string]string{},
+		flight: map[string][]*gateway.Delivery{}, ids: map[string]string{}, old: map[string]bool{},
 	}
 	for l := range b.cfg.Lanes {
 		b.cfg.Lanes[l].Custody = custody
 	}
+	adjust(&b.cfg)
 	b.begin()
 	return b
 }
@@ -94,6 +103,9 @@ func (b *bench) publishPadded(leaf string, l gateway.Lane, padding int) string {
 	m := &gateway.Message{Leaf: leaf, Lane: l, Body: []byte(name)}
 	if padding > 0 {
 		m.Properties = []gateway.Property{{Name: "padding", Value: strings.Repeat("x", padding)}}
+	}
+	if b.onPublish != nil {
+		b.onPublish(name, m)
 	}
 	life := b.life
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -143,9 +155,23 @@ func (b *bench) pump(n int) bool {
 			b.t.Errorf("%s arrived as %s and as %s", name, id, d.System.MessageID)
 		}
 		b.ids[name] = d.System.MessageID
+		if _, again := b.old[name]; !again {
+			b.old[name] = d.Backlog
+		}
 	}
 	b.flight[leaf] = append(b.flight[leaf], ds...)
 	return len(ds) > 0
+}
+
+// pumpAny is pump until a leaf has something: one with nothing left comes out as
+// false, and waiting instead would have the stall watch move the others.
+func (b *bench) pumpAny(n int) bool {
+	for range 3 {
+		if b.pump(n) {
+			return true
+		}
+	}
+	return false
 }
 
 // settle settles the first n messages of a leaf that are on the wire.
@@ -186,7 +212,7 @@ func (b *bench) drain() {
 	for quiet := 0; quiet < 3; quiet++ {
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		for b.pump(7) {
+		for b.pumpAny(7) {
 			quiet = 0
 			for leaf := range b.flight {
 				b.settle(leaf, 1<<30, gateway.Accepted)
@@ -211,10 +237,14 @@ func (b *bench) check() error {
 		seen[name] = true
 		i := strings.LastIndexByte(name, '/')
 		n, _ := strconv.Atoi(name[i+1:])
-		if n <= last[name[:i]] {
-			return fmt.Errorf("%s arrived after number %d", name, last[name[:i]])
+		order := name[:i]
+		if b.cfg.Lanes[gateway.LaneTelemetry].LiveFirst && b.old[name] {
+			order += " backlog" // has an order of its own
 		}
-		last[name[:i]] = n
+		if n <= last[order] {
+			return fmt.Errorf("%s arrived after number %d of %s", name, last[order], order)
+		}
+		last[order] = n
 	}
 	b.disk.mu.Lock()
 	defer b.disk.mu.Unlock()
@@ -240,11 +270,14 @@ type op struct {
 	d    time.Duration
 }
 
-func drawOps(t *rapid.T) []op {
-	what := []string{
+func drawOps(t *rapid.T) []op { return drawOpsOf(t) }
+
+// drawOpsOf draws a history of the usual steps and of more.
+func drawOpsOf(t *rapid.T, more ...string) []op {
+	what := append([]string{
 		"publish", "publish", "publish", "publish", "pump", "pump", "settle", "settle", "up", "down",
 		"recall", "refuse", "wait", "full", "free", "stall", "go", "crash",
-	}
+	}, more...)
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) op {
 		return op{
 			what: rapid.SampledFrom(what).Draw(t, "what"),
@@ -292,14 +325,44 @@ func (b *bench) do(o op) {
 
 // Whatever the interleaving of publishing, link loss, refused leaves, full disk,
 // slow disk and crash: no acknowledged message is lost, order is kept.
+//
+// With live_first order is kept among live messages and among those of the
+// backlog; a budget changes nothing of it.
 func TestCustodyHolds(t *testing.T) {
-	for _, custody := range []string{gateway.CustodyRelay, gateway.CustodyDisk} {
-		t.Run(custody, func(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		custody   string
+		liveFirst bool
+		budget    bool
+		memory    gateway.Size // 0: the default
+	}{
+		{"relay", gateway.CustodyRelay, false, false, 0},
+		{"disk", gateway.CustodyDisk, false, false, 0},
+		{"relay, live first", gateway.CustodyRelay, true, false, 0},
+		{"disk, live first", gateway.CustodyDisk, true, false, 0},
+		{"relay, budget", gateway.CustodyRelay, false, true, 0},
+		{"disk, live first, budget", gateway.CustodyDisk, true, true, 0},
+		{"relay, little memory", gateway.CustodyRelay, false, false, 700},
+		{"relay, live first, little memory", gateway.CustodyRelay, true, false, 700},
+		{"disk, live first, little memory", gateway.CustodyDisk, true, false, 700},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				ops := drawOps(rt)
 				var err error
 				synctest.Test(t, func(t *testing.T) {
-					b := newBench(t, custody)
+					b := newBenchWith(t, c.custody, func(cfg *gateway.Config) {
+						for l := range cfg.Lanes {
+							cfg.Lanes[l].LiveFirst = c.liveFirst
+						}
+						if c.memory > 0 {
+							cfg.StagedBytes = c.memory
+						}
+						if c.budget {
+							cfg.BackfillMessagesPerSecond, cfg.BackfillBytesPerSecond = 2, 300
+							cfg.BackfillMessagesPerDay = 1000
+						}
+					})
 					for _, o := range ops {
 						b.do(o)
 					}
@@ -577,6 +640,88 @@ func TestFailedSpillKeepsItsPlace(t *testing.T) {
 		b.pump(10)
 		if len(b.refused) > 0 || !slices.Equal(b.arrived, want) {
 			t.Errorf("refused %v, arrived %v, want %v", b.refused, b.arrived, want)
+		}
+	})
+}
+
+// What was settled behind a message that the hub never settles takes no memory.
+func TestSettledBehindUnsettledIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyRelay)
+		defer b.end()
+		b.path.LinkUp()
+		send := func() *gateway.Delivery {
+			b.path.Handle(t.Context(), &gateway.Message{Leaf: "a", Lane: gateway.LaneTelemetry, Body: []byte("x")}, func(error) {})
+			for {
+				if ds := b.path.Take("a", 1); len(ds) == 1 {
+					return ds[0]
+				}
+				if _, err := b.path.NextLeaf(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		heap := func() int64 {
+			time.Sleep(time.Second) // so that nothing waits for its spill time
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		first := send()
+		for range 1000 {
+			b.path.Settle(send(), gateway.Accepted, "")
+		}
+		before := heap()
+		const more = 100_000
+		for range more {
+			b.path.Settle(send(), gateway.Accepted, "")
+		}
+		if grown := heap() - before; grown > more*20 {
+			t.Errorf("%d settled messages take %d bytes", more, grown)
+		}
+		b.path.Settle(first, gateway.Accepted, "")
+		if left := b.path.State().StagedBytes; left != 0 {
+			t.Errorf("%d bytes are left", left)
+		}
+	})
+}
+
+// What a leaf sends in a row is taken up to the first message that is refused,
+// also when the store takes messages again by then.
+func TestNothingIsTakenBehindARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, gateway.CustodyDisk)
+		defer b.end()
+		answers := map[string]error{}
+		hand := func(text string, row *gateway.Stream) {
+			m := &gateway.Message{Leaf: "a", Lane: gateway.LaneTelemetry, Body: []byte(text), Stream: row}
+			b.path.Handle(t.Context(), m, func(err error) { answers[text] = err })
+			synctest.Wait()
+		}
+		first, second := new(gateway.Stream), new(gateway.Stream)
+		hand("1", first)
+		b.disk.set(func() { b.disk.failNext = 1 })
+		hand("2", first)
+		hand("3", first)
+		hand("single", nil)
+		hand("2 again", second)
+		for text, want := range map[string]error{
+			"1": nil, "2": gateway.ErrStoreFull, "3": gateway.ErrStoreFull, "single": nil, "2 again": nil,
+		} {
+			if got, ok := answers[text]; !ok || !errors.Is(got, want) {
+				t.Errorf("%q: %v, want %v", text, got, want)
+			}
+		}
+		var stored []string
+		for _, r := range b.disk.rows[gateway.LaneTelemetry] {
+			stored = append(stored, string(r.m.Body))
+		}
+		if want := []string{"1", "single", "2 again"}; !slices.Equal(stored, want) {
+			t.Errorf("stored %q, want %q", stored, want)
+		}
+		if n := b.path.State().Rejected["full"]; n != 2 {
+			t.Errorf("%d counted as rejected, want 2", n)
 		}
 	})
 }

@@ -19,6 +19,7 @@ func (p *Path) Run(ctx context.Context) error {
 	wg.Go(func() { p.feed(ctx) })
 	wg.Go(func() { p.keepTime(ctx) })
 	wg.Wait()
+	p.budget.end()
 	p.close()
 	return nil
 }
@@ -52,11 +53,24 @@ func (p *Path) keepTime(ctx context.Context) {
 	}
 }
 
+// LookEvery is how often at least a path that runs looks at what is due.
+const LookEvery = sampleEvery
+
 // tick does what is due and returns when to look again.
 func (p *Path) tick(now time.Time) (next time.Time) {
+	var store StoreState
+	due := now.Sub(p.sampled) >= sampleEvery
+	if due {
+		p.sampled = now
+		store = p.store.State()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	next = now.Add(stallAfter)
+	p.looked = now
+	if due {
+		p.forecasts.add(p.sampleLocked(now, store), store.BytesWritten)
+	}
+	next = now.Add(min(stallAfter, sampleEvery))
 	for l := range p.lanes {
 		if due := p.spillDueLocked(Lane(l), now); due.Before(next) {
 			next = due

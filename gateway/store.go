@@ -1,5 +1,7 @@
 package gateway
 
+import "time"
+
 // Position names one stored message within its lane, until it is settled.
 // It stays valid across restarts of the process.
 type Position struct {
@@ -69,8 +71,9 @@ type Store interface {
 	Settle(ps ...Position)
 
 	// Release makes messages that are Out Unread again (Parked when park is
-	// true). Read returns them in their old order.
-	Release(park bool, ps ...Position)
+	// true). Read returns them in their old order. It returns how many of them the
+	// bound has dropped meanwhile.
+	Release(park bool, ps ...Position) (dropped int)
 
 	// Unpark makes all parked messages of the lane unread again.
 	Unpark(lane Lane)
@@ -83,6 +86,12 @@ type Store interface {
 	// synced to flash, with the hub's reason. The shelf is bounded: the oldest
 	// give way.
 	DeadLetter(m *Message, reason string) error
+
+	// OnGiveUp has f told which messages the bound drops, as far as they can be
+	// read, but not those that Release counts. f is called without locks of the
+	// store, by committers; it must not block and must call nothing of the store.
+	// OnGiveUp is called once, before anything else.
+	OnGiveUp(f func([]GivenUp))
 
 	// Start is the number of this start of the gateway, one higher than that of
 	// the last, and installation a random text of eight letters or digits that
@@ -99,8 +108,19 @@ type StoreState struct {
 	BytesOnDisk  int64 // what the segments occupy
 	BytesWritten int64 // handed to the disk since start
 	Commits      int64 // group commits since start
+	Errors       int64 // how often since start the disk refused something; trying again counts again
 	Failing      error // why the store cannot write at the moment, or nil
+	Hindered     error // why it cannot read, or make room of what is settled, though it may take messages; or nil
 	DeadLetters  int   // on the shelf
+	Damage       Damage
+}
+
+// Damage is what was lost to damaged flash since the store was made.
+type Damage struct {
+	Messages int64     // that cannot be read
+	Commits  int64     // group commits that are missing, it is not known with how many messages
+	Meta     int64     // how often the meta database, with its dead letters and notes, was lost, or its latest part
+	From, To time.Time // capture times around them, to the precision of a segment; zero for none
 }
 
 // LaneState is the part of StoreState of one lane.

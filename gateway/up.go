@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // The way of a message up, in the order in which it happens:
@@ -39,7 +41,8 @@ type Path struct {
 	log    *slog.Logger
 	first  Handler // the first module, or custody itself
 
-	start uint32 // of this gateway, see Store.Start
+	start  uint32 // of this gateway, see Store.Start
+	budget budget // belongs to feed
 
 	// mu guards everything below. It is held for bookkeeping only; of the store
 	// only methods that do not wait for the disk are called with it held.
@@ -49,16 +52,20 @@ type Path struct {
 	ready   []*sender // have something to send and nobody at work on it
 	linkUp  bool
 	closing bool
-	held    int64         // bytes of all entries in memory
-	lanes   [Lanes]lane   // bookkeeping per lane
-	flying  int           // calls of Store.Append whose done has not returned
-	counts  counts        // for State
-	epoch   uint64        // grows when links or parked leaves change; see backlog.go
-	toFree  []freed       // stored messages to give back to the store; see backlog.go
-	readyC  chan struct{} // capacity 1: ready is not empty
-	feedC   chan struct{} // capacity 1: backlog.go has something to look at
-	timeC   chan struct{} // capacity 1: run.go has a new deadline
-	idleC   chan struct{} // capacity 1: flying became 0
+	looked  time.Time   // when tick last ran
+	held    int64       // bytes of all entries in memory
+	lanes   [Lanes]lane // bookkeeping per lane
+	flying  int         // calls of Store.Append whose done has not returned
+	counts  counts      // for State
+	// forecasts has the samples that keepTime takes.
+	forecasts forecaster
+	sampled   time.Time     // when; only keepTime touches it
+	epoch     uint64        // grows when links or parked leaves change; see backlog.go
+	toFree    []freed       // stored messages to give back to the store; see backlog.go
+	readyC    chan struct{} // capacity 1: ready is not empty
+	feedC     chan struct{} // capacity 1: backlog.go has something to look at
+	timeC     chan struct{} // capacity 1: run.go has a new deadline
+	idleC     chan struct{} // capacity 1: flying became 0
 }
 
 // lane is the bookkeeping of one lane.
@@ -67,6 +74,7 @@ type lane struct {
 	holdup   int      // messages in commits under way that must be given back first; see backlog.go
 	toUnpark int      // of holdup, those that were committed as parked
 	reading  bool     // messages are on their way from the store into memory
+	heldBack int64    // with LiveFirst: bytes in memory that were read back
 	idPrefix string   // of the message ids that the gateway gives
 	waiting  []*entry // staged, in the order of their spill deadlines; settled ones included
 }
@@ -84,6 +92,9 @@ func NewPath(cfg Config, store Store, leaves Leaves, modules []Module, clock Clo
 		idleC:   make(chan struct{}, 1),
 	}
 	p.room.L = &p.mu
+	p.budget = budget{cfg: &p.cfg, log: log}
+	p.budget.notes, _ = store.(Notes)
+	store.OnGiveUp(p.gaveUp)
 	start, installation := store.Start()
 	p.start = start
 	for l := range p.lanes {
@@ -119,6 +130,10 @@ func (p *Path) admit(m *Message) error {
 	if size := m.hubSize(); size > int(p.cfg.MaxMessage) {
 		return fmt.Errorf("%d bytes of at most %d: %w", size, int(p.cfg.MaxMessage), ErrTooLarge)
 	}
+	// Refused on its way to flash it would take those behind it along.
+	if size := m.Size(); size > MaxStored {
+		return fmt.Errorf("%d bytes of at most %d with what surrounds its properties: %w", size, MaxStored, ErrTooLarge)
+	}
 	if m.Captured.Wall.IsZero() {
 		m.Captured = p.clock()
 	}
@@ -128,17 +143,24 @@ func (p *Path) admit(m *Message) error {
 // take is step 3. It waits while memory is at its bound.
 func (p *Path) take(ctx context.Context, m *Message, done Done) {
 	p.mu.Lock()
-	if err := p.waitForRoomLocked(ctx); err != nil {
+	err := p.waitForRoomLocked(ctx)
+	if err == nil {
+		err = m.refusedLocked()
+	}
+	if err != nil {
 		p.counts.rejected[rejectReason(err)]++
 		p.mu.Unlock()
 		done(err)
 		return
 	}
 	p.counts.taken[m.Lane]++
+	p.counts.takenBytes[m.Lane] += int64(m.Size())
+	p.counts.takenPayload += int64(len(m.Body))
 	f := p.flowLocked(m.Leaf, m.Lane)
 	e := &entry{m: m, done: done, flow: f, size: m.Size(), since: time.Now()}
 	p.number(e)
 	p.held += int64(e.size)
+	failpoint.Hit(failpoint.CustodyTake)
 	switch state, store := p.placeLocked(f); {
 	case !store:
 		p.stageLocked(e)
@@ -177,13 +199,29 @@ func (p *Path) waitForRoomLocked(ctx context.Context) error {
 	return nil
 }
 
+// refusedLocked returns why nothing more of the message's stream is taken, nil if
+// it is.
+func (m *Message) refusedLocked() error {
+	if m.Stream == nil {
+		return nil
+	}
+	return m.Stream.refusal
+}
+
+// refuseStreamLocked notes that the message was refused.
+func (m *Message) refuseStreamLocked(err error) {
+	if m != nil && m.Stream != nil {
+		m.Stream.refusal = err
+	}
+}
+
 // placeLocked decides where the next message of a flow waits for the hub. store
 // false means in memory only, and the state does not count.
 func (p *Path) placeLocked(f *flow) (state StoredState, store bool) {
 	switch {
 	case f.sender.parked:
 		return Parked, true
-	case !p.linkUp, p.backlogLocked(f.lane), p.held > int64(p.cfg.StagedBytes):
+	case !p.linkUp, p.mustQueueLocked(f.lane), p.held > int64(p.cfg.StagedBytes):
 		return Unread, true
 	case p.cfg.Lanes[f.lane].Custody == CustodyDisk:
 		return Out, true
@@ -191,9 +229,10 @@ func (p *Path) placeLocked(f *flow) (state StoredState, store bool) {
 	return 0, false
 }
 
-// backlogLocked says that the lane has messages on flash that must reach the
+// mustQueueLocked says that the lane has messages on flash that must reach the
 // hub before any new one.
-func (p *Path) backlogLocked(l Lane) bool {
+func (p *Path) mustQueueLocked(l Lane) bool {
 	lane := &p.lanes[l]
-	return lane.pending > 0 || lane.holdup > 0 || lane.reading || p.store.Unread(l) > 0
+	return !p.cfg.Lanes[l].LiveFirst &&
+		(lane.pending > 0 || lane.holdup > 0 || lane.reading || p.store.Unread(l) > 0)
 }

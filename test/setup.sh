@@ -9,16 +9,22 @@ PATH=$PATH:/usr/sbin:/sbin
 
 # One "program package" a line; python:NAME is a module of the system's own Python.
 needs='
+dbus-daemon dbus-daemon
 gcc gcc
 git git
+mbpoll mbpoll
 mosquitto mosquitto
 mosquitto_pub mosquitto-clients
 qemu-aarch64 qemu-user
+qemu-system-x86_64 qemu-system-x86
 socat socat
+tinyproxy tinyproxy
 tmux tmux
 node nodejs
 npm npm
 python:proton python3-qpid-proton
+python:pymodbus python3-pymodbus
+python:serial_asyncio python3-serial-asyncio
 '
 
 have() {
@@ -68,5 +74,15 @@ if [ -f "$lock" ] && [ ! test/node/node_modules/.package-lock.json -nt "$lock" ]
 		touch test/node/node_modules/.package-lock.json
 	else
 		echo "setup: no npm; tests with the vendor's device SDK will be skipped"
+	fi
+fi
+
+# The virtual machine with a true BlueZ is made of packages that are not installed.
+if [ ! -e test/truebluez/vm/complete ]; then
+	# shellcheck source=/dev/null
+	if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] && (. /etc/os-release && [ "$VERSION_ID" = 12 ]); then
+		test/truebluez/fetch.sh || echo "setup: could not fetch it; the test with a true BlueZ will be skipped"
+	else
+		echo "setup: not Debian 12 on amd64; the test with a true BlueZ will be skipped"
 	fi
 fi

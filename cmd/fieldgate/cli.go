@@ -12,10 +12,15 @@ import (
 
 // Exit codes. The operator's scripts rely on them: they never change.
 const (
-	exitOK       = 0
-	exitFailed   = 1
-	exitUsage    = 2
-	exitConfig   = 3  // invalid configuration, for the commands of the operator
+	exitOK         = 0
+	exitFailed     = 1
+	exitUsage      = 2
+	exitConfig     = 3 // invalid configuration, for the commands of the operator
+	exitNotRunning = 4 // no daemon answers
+	exitTimedOut   = 7
+	exitNotFound   = 8
+	exitForbidden  = 9 // refused by policy
+
 	exitExConfig = 78 // the same for the daemon: EX_CONFIG of sysexits.h, tells systemd not to restart
 )
 
@@ -86,8 +91,11 @@ over one connection, each leaf under its own identity.`,
 	}
 	root.AddCommand(
 		runCommand(std),
-		group("config", "Look at the configuration", validateCommand(std)),
-		group("device", "Prepare leaves", hashPasswordCommand(std)),
+		statusCommand(std),
+		topCommand(std),
+		group("store", "Look at what is kept", deadLettersCommand(std)),
+		configCommand(std),
+		deviceCommand(std),
 		versionCommand(std),
 	)
 	return root

@@ -11,37 +11,62 @@ import (
 	"strings"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
-	"github.com/fieldgate/fieldgate/drivers/serial"
+	"github.com/fieldgate/fieldgate/drivers/ble"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
+	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
-	"github.com/fieldgate/fieldgate/gateway/uplink/amqp"
+	"github.com/fieldgate/fieldgate/gateway/upload"
 )
 
 // tables are the tables of the configuration file. Packages bring their own;
 // what is declared here belongs to the program as a whole.
 type tables struct {
-	Gateway gatewayConfig  `toml:"gateway"`
-	Hub     amqp.Config    `toml:"hub"`
-	Uplink  uplink.Config  `toml:"uplink"`
-	Broker  broker.Config  `toml:"broker"`
-	Path    gateway.Config `toml:"path"`
-	Lane    lanesConfig    `toml:"lane"`
-	Store   store.Config   `toml:"store"`
-	Metrics metricsConfig  `toml:"metrics"`
-	Log     logConfig      `toml:"log"`
+	Gateway gatewayConfig  `toml:"gateway"` // the gateway itself
+	Hub     hubConfig      `toml:"hub"`     // what is upstream, and the way there
+	Uplink  uplink.Config  `toml:"uplink"`  // the one connection and what is in flight on it
+	Enrol   enrolConfig    `toml:"enrol"`   // how leaves without a key become known to the hub
+	Broker  broker.Config  `toml:"broker"`  // MQTT for leaves
+	Twin    twin.Config    `toml:"twin"`    // the leaves' twins
+	Upload  upload.Config  `toml:"upload"`  // files of leaves
+	Path    gateway.Config `toml:"path"`    // the way of messages through the gateway
+	Lane    lanesConfig    `toml:"lane"`    // the lanes of messages
+	Store   store.Config   `toml:"store"`   // custody on flash
+	Metrics metricsConfig  `toml:"metrics"` // metrics for Prometheus
+	Control control.Config `toml:"control"` // how the other subcommands reach the daemon
+	Board   boardConfig    `toml:"board"`   // the machine: LED, button, watchdog
+	Log     logConfig      `toml:"log"`     // the daemon's log
+	BLE     bleTables      `toml:"ble"`     // Bluetooth LE
 	// The files of leaf.d may hold these as well.
-	Leaves []strict.Table `toml:"leaf"`
-	Serial []strict.Table `toml:"serial"`
+	Leaves []strict.Table `toml:"leaf"`   // the leaves that may speak
+	Serial []strict.Table `toml:"serial"` // serial ports and what is spoken there
+	Maps   []strict.Table `toml:"map"`    // rules for firmware that cannot change its topics
 	// The order of the modules is the order of the file.
-	Modules []strict.Table `toml:"module"`
+	Modules []strict.Table `toml:"module"` // steps between leaves and custody
+}
+
+// bleTables is the table [ble] and the lists in it.
+type bleTables struct {
+	Config ble.Config `toml:",inline"`
+	Lists  bleLists   `toml:",inline"`
+}
+
+// bleLists are the leaves over BLE.
+type bleLists struct {
+	Adverts []strict.Table `toml:"advert"` // sensors that only advertise
+	Devices []strict.Table `toml:"device"` // devices that are connected
 }
 
 // leafTables are the tables of a file in leaf.d.
 type leafTables struct {
 	Leaves []strict.Table `toml:"leaf"`
 	Serial []strict.Table `toml:"serial"`
+	Maps   []strict.Table `toml:"map"`
+	BLE    bleLists       `toml:"ble"`
 }
 
 // gatewayConfig is the table [gateway].
@@ -55,8 +80,8 @@ type gatewayConfig struct {
 
 // lanesConfig is the table [lane].
 type lanesConfig struct {
-	Alarm     laneConfig `toml:"alarm"`
-	Telemetry laneConfig `toml:"telemetry"`
+	Alarm     laneConfig `toml:"alarm"`     // the lane that overtakes the other
+	Telemetry laneConfig `toml:"telemetry"` // the lane of all that is no alarm
 }
 
 // laneConfig is one lane: what the path reads of it and what the store reads.
@@ -82,7 +107,11 @@ type logConfig struct {
 type config struct {
 	tables
 	leaves   []leaf
-	ports    []serial.Config
+	enrolKey identity.Key
+	ownKey   identity.Key // of the gateway's own device
+	ports    []configuredPort
+	rules    []mapping.Rule
+	ble      *ble.Config // nil: there is no Bluetooth
 	modules  []gateway.Module
 	warnings []strict.Problem
 }
@@ -91,13 +120,19 @@ func defaults() tables {
 	host, _ := os.Hostname() // "" is a fine name too
 	t := tables{
 		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate"},
-		Hub:     amqp.DefaultConfig(),
+		Hub:     defaultHub(),
 		Uplink:  uplink.DefaultConfig(),
+		Enrol:   defaultEnrol(),
 		Broker:  broker.DefaultConfig(),
+		Twin:    twin.DefaultConfig(),
+		Upload:  upload.DefaultConfig(),
 		Path:    gateway.DefaultConfig(),
 		Store:   store.DefaultConfig(),
 		Metrics: metricsConfig{Address: "127.0.0.1:9600"},
+		Control: control.DefaultConfig(),
+		Board:   defaultBoard(),
 		Log:     logConfig{Level: slog.LevelInfo, Format: "text"},
+		BLE:     bleTables{Config: ble.DefaultConfig()},
 	}
 	t.Lane.each(func(l gateway.Lane, c *laneConfig) {
 		*c = laneConfig{t.Path.Lanes[l], t.Store.Lanes[l]}
@@ -124,15 +159,19 @@ func (ps invalid) Error() string {
 // loadConfig reads the configuration file and the files *.toml of the folder
 // leaf.d beside it, and everything that they name. The error is of type invalid
 // if there are mistakes in them: then it holds all of them.
-func loadConfig(file string) (*config, error) {
-	l := loader{config: config{tables: defaults()}, leafAt: make(map[string]strict.Table)}
+func loadConfig(file string) (*config, error) { return loadConfigWith(file, nil) }
+
+// loadConfigWith is loadConfig with texts in the place of those of files.
+func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
+	l := loader{config: config{tables: defaults()}, texts: texts, leafAt: make(map[string]strict.Table), portAt: make(map[string]strict.Table), reachedAt: make(map[string]string), bleAt: make(map[string]strict.Table)}
 	root, err := l.open(file)
 	if err != nil {
 		return nil, err
 	}
 	root.Decode(&l.tables)
 	l.check(root)
-	lists := []leafTables{{l.Leaves, l.Serial}}
+	l.beginBLE(root.Sub("ble"))
+	lists := []leafTables{{l.Leaves, l.Serial, l.Maps, l.BLE.Lists}}
 	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
 	if err != nil {
 		return nil, err
@@ -149,8 +188,11 @@ func loadConfig(file string) (*config, error) {
 	for _, t := range lists {
 		l.addLeaves(t.Leaves)
 	}
+	l.checkListening()
 	for _, t := range lists {
 		l.addPorts(t.Serial)
+		l.addRules(t.Maps)
+		l.addBLE(t.BLE)
 	}
 	l.addModules(l.Modules)
 	return l.done()
@@ -159,15 +201,22 @@ func loadConfig(file string) (*config, error) {
 // loader is a configuration in the making.
 type loader struct {
 	config
-	docs   []*strict.Document
-	leafAt map[string]strict.Table // where each leaf stands
+	texts     map[string][]byte // in the place of those of files
+	docs      []*strict.Document
+	leafAt    map[string]strict.Table // where each leaf stands
+	portAt    map[string]strict.Table // where each port stands
+	reachedAt map[string]string       // the port at which a leaf is reached
+	bleAt     map[string]strict.Table // where each address of a kind stands
 }
 
 // open reads one file. A file that is not TOML is an empty table with a problem.
 func (l *loader) open(name string) (strict.Table, error) {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return strict.Table{}, err
+	text, given := l.texts[name]
+	if !given {
+		var err error
+		if text, err = os.ReadFile(name); err != nil {
+			return strict.Table{}, err
+		}
 	}
 	doc := strict.Parse(name, text)
 	l.docs = append(l.docs, doc)
@@ -211,25 +260,36 @@ func (l *loader) check(root strict.Table) {
 		{"gateway", &c.Gateway},
 		{"hub", &c.Hub},
 		{"uplink", &c.Uplink},
+		{"enrol", &c.Enrol},
 		{"broker", &c.Broker},
+		{"twin", &c.Twin},
+		{"upload", &c.Upload},
 		{"path", &c.Path},
 		{"store", &c.Store},
 		{"metrics", &c.Metrics},
+		{"control", &c.Control},
+		{"board", &c.Board},
 		{"log", &c.Log},
 	} {
 		root.Sub(t.name).Check(t.part.Validate())
 	}
 	c.Gateway.DataDir = root.Resolve(c.Gateway.DataDir)
+	c.Board.Root = root.Resolve(c.Board.Root)
+	if c.Control.Socket != "" {
+		c.Control.Socket = root.Resolve(c.Control.Socket)
+	}
 	l.checkFiles(root)
+	l.addEnrolment(root)
 }
 
 // checkFiles makes the paths of certificates absolute and looks whether the
 // files are any good.
 func (l *loader) checkFiles(root strict.Table) {
-	if hub := &l.tables.Hub; hub.CAFile != "" {
-		hub.CAFile = root.Resolve(hub.CAFile)
-		if err := checkCA(hub.CAFile); err != nil {
-			root.Report("hub.ca_file", "%v", err)
+	l.checkHub(root)
+	if b := &l.Broker; b.ClientCAFile != "" {
+		b.ClientCAFile = root.Resolve(b.ClientCAFile)
+		if err := checkCA(b.ClientCAFile); err != nil {
+			root.Report("broker.client_ca_file", "%v", err)
 		}
 	}
 	for i := range l.Broker.Listeners {

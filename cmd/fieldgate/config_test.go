@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 )
 
 // hubKey is a symmetric key as the hub hands them out, known to everybody.
@@ -31,7 +32,8 @@ func folder(t *testing.T, text string) (file string) {
 	dir := t.TempDir()
 	cert, key := certificate(t)
 	for name, content := range map[string]string{
-		"fieldgate.toml": text, "pump-1.key": hubKey + "\n", "pump-1.hash": passwordHash + "\n",
+		"fieldgate.toml": text, "pump-1.key": hubKey + "\n", "pump-1.hash": passwordHash + "\n", "proxy.password": "open sesame\n",
+		"bind.key": "231d39c1d7cc1ab1aee224cd096db932\n",
 		"cert.pem": cert, "key.pem": key, "hub-ca.pem": cert,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -93,11 +95,24 @@ func TestLoadConfig(t *testing.T) {
 	if room := cfg.Store.Lanes[gateway.LaneTelemetry]; room.MaxBytes != 256<<20 || room.Full != "drop-oldest" {
 		t.Errorf("room of the telemetry lane is %+v", room)
 	}
-	if len(cfg.Broker.Listeners) != 2 || len(cfg.modules) != 2 || len(cfg.ports) != 1 || cfg.ports[0].Baud != 9600 {
+	if len(cfg.Broker.Listeners) != 2 || len(cfg.modules) != 2 || len(cfg.ports) != 3 || cfg.ports[0].Line().Baud != 9600 {
 		t.Errorf("got %d listeners, %d modules and the ports %+v", len(cfg.Broker.Listeners), len(cfg.modules), cfg.ports)
 	}
 	if len(cfg.leaves) != 2 || cfg.leaves[0].Password.IsZero() || cfg.leaves[0].key.IsZero() || !cfg.leaves[1].Password.IsZero() {
 		t.Errorf("leaves are %+v", cfg.leaves)
+	}
+	if len(cfg.rules) != 2 || cfg.rules[0].Kind != mapping.Telemetry || cfg.rules[1].Login != "pump-1" {
+		t.Errorf("rules are %+v", cfg.rules)
+	}
+	if !cfg.Broker.Listeners[1].WebSocket || cfg.Broker.ClientCAFile != filepath.Join(dir, "hub-ca.pem") {
+		t.Errorf("broker is %+v", cfg.Broker)
+	}
+	if cfg.leaves[1].Thumbprints[0].IsZero() || !cfg.leaves[1].Thumbprints[1].IsZero() {
+		t.Errorf("thumbprints of the leaf are %v", cfg.leaves[1].Thumbprints)
+	}
+	if b := cfg.ble; b == nil || b.Connections != 4 || len(b.Adverts) != 1 || len(b.Adverts[0].Key) != 16 ||
+		b.Adverts[0].Deadband["temperature"] != 0.2 || len(b.Devices) != 1 || len(b.Devices[0].Characteristics) != 2 {
+		t.Errorf("BLE is %+v", cfg.ble)
 	}
 	if len(cfg.warnings) != 0 {
 		t.Errorf("warnings: %v", cfg.warnings)
@@ -123,7 +138,7 @@ func TestLeafFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.leaves) != 4 || cfg.leaves[2].ID != "a" || cfg.leaves[3].ID != "b" || len(cfg.ports) != 2 {
+	if len(cfg.leaves) != 4 || cfg.leaves[2].ID != "a" || cfg.leaves[3].ID != "b" || len(cfg.ports) != 4 {
 		t.Errorf("got leaves %+v and ports %+v", cfg.leaves, cfg.ports)
 	}
 	write("c.toml", "[[leaf]]\nid = \"pump-1\"\nkey_file = \"../pump-1.key\"\n\n[hub]\nhost = \"other\"\n")
@@ -153,8 +168,8 @@ func TestSecretsThatOthersCanReadAreAWarning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.warnings) != 2 || cfg.warnings[0].Line != 25 || cfg.warnings[1].Line != 70 {
-		t.Errorf("warnings %v, want one for line 25 and one for line 70", cfg.warnings)
+	if len(cfg.warnings) != 2 || cfg.warnings[0].Line != 31 || cfg.warnings[1].Line != 87 {
+		t.Errorf("warnings %v, want one for line 31 and one for line 87", cfg.warnings)
 	}
 }
 
@@ -171,6 +186,10 @@ var mistakes = []struct{ old, wrong, suggest string }{
 	{"ca_file", "§cafile", "`ca_file`"},
 	{"keep_alive", "§keepalive", "`keep_alive`"},
 	{"token_ttl", "§token_tll", "`token_ttl`"},
+	{"transport", "§transprot", "`transport`"},
+	{"probe_interval", "§probe_intervall", "`probe_interval`"},
+	{"proxy =", "§proxi =", "`proxy`"},
+	{"proxy_password_file", "§proxy_pasword_file", "`proxy_password_file`"},
 	{"window", "§windw", "`window`"},
 	{"window", "§max_connections", "[broker]"},
 	{"backoff_max", "§max_backoff", "`backoff_max`"},
@@ -182,17 +201,22 @@ var mistakes = []struct{ old, wrong, suggest string }{
 	{"ttl = \"7d\"", "§tll = \"7d\"", "`ttl`"},
 	{"min_free", "§minfree", "`min_free`"},
 	{"delta", "§detla", "`delta`"},
-	{"password_file", "§passwd_file", "`password_file`"},
+	{"\npassword_file", "\n§passwd_file", "`password_file`"},
 	{"key_file = \"pump-1.key\"", "§key = \"pump-1.key\"", "`key_file`"},
 	{"baud", "§baudrate", "`baud`"},
 	{"baud = 9600", "§xyzzy = 1", ""},
+	{"thumbprint", "§thumb_print", "`thumbprint`"},
+	{"websocket", "§web_socket", "`websocket`"},
+	{"client_ca_file", "§client_ca", "`client_ca_file`"},
+	{"login = ", "§logn = ", "`login`"},
 	// Tables.
 	{"[hub]", "[§hbu]", "`hub`"},
 	{"[metrics]", "[§metric]", "`metrics`"},
 	{"[lane.alarm]", "[lane.§alarms]", "`alarm`"},
 	{"[[broker.listener]]", "[[broker.§listeners]]", "`listener`"},
-	{"[[serial]]", "[§serial]", "[[serial]]"},
 	{"[path]", "[[§path]]", "[path]"},
+	{"[[map]]", "[[§maps]]", "`map`"},
+	{"[upload]", "[§uplod]", "`upload`"},
 	// Types and units.
 	{"keep_alive = \"30s\"", "keep_alive = §30", "\"30s\""},
 	{"\"30s\"", "§\"30 sec\"", "`\"30s\"`"},
@@ -212,18 +236,96 @@ var mistakes = []struct{ old, wrong, suggest string }{
 	{"\"drop-oldest\"", "§\"drop_oldest\"", "\"drop-oldest\""},
 	{"window = 64", "window = §0", "1 to 5000"},
 	{"\"json\"", "§\"xml\"", "\"json\""},
+	{"\"auto\"", "§\"amqps\"", "\"amqp-ws\""},
+	{"\"http://gate@10.0.0.1:3128\"", "§\"10.0.0.1:3128\"", "\"http://user@10.0.0.1:3128\""},
+	{"\"http://gate@10.0.0.1:3128\"", "§\"http://gate:secret@10.0.0.1:3128\"", "proxy_password_file"},
+	{"\"http://gate@10.0.0.1:3128\"\nproxy_password_file = ", "\"environment\"\nproxy_password_file = §", ""},
+	{"proxy = \"http://gate@10.0.0.1:3128\"\n", "§", "proxy ="},
+	{"\"proxy.password\"", "§\"proxy.pasword\"", ""},
 	{"name = \"filter\"", "name = §\"fitler\"", "`\"filter\"`"},
 	{"op = \"<\"", "op = §\"lt\"", "\"<\""},
 	{"address = \"127.0.0.1:0\"\nplain = true", "address = \"0.0.0.0:1883\"\nplain = §true", "127.0.0.1:1883"},
 	{"leaf = \"meter-1\"", "leaf = §\"metre-1\"", "`\"meter-1\"`"},
 	{"/dev/serial/by-id/usb-meter", "§/dev/ttyUSB0", "/dev/serial/by-id"},
+	{"\"usb:A50285BI\"", "§\"usb:\"", "serial number"},
+	{"\"modbus\"", "§\"modbuss\"", "`\"modbus\"`"},
+	{"\"mqtt-sn\"", "§\"mqttsn\"", "`\"mqtt-sn\"`"},
+	{"leaves = [\"meter-1\"]", "leaves = [§\"metre-1\"]", "`\"meter-1\"`"},
+	{"leaves = [\"meter-1\"]", "leaves = [\"meter-1\", §\"pump-1\"]", "usb:A50285BI"}, // it is a slave there
+	{"retry = \"3s\"", "§retries_after = \"3s\"", ""},
+	{"retry = \"3s\"", "retry = §\"3ms\"", "100ms"},
+	{"{ 1 = \"telemetry\" }", "{ 1 = §\"telemetrie\" }", "telemetry"},
+	{"{ al = \"alarm\" }", "{ §alarm = \"alarm\" }", "two characters"},
+	{"[[serial.slave]]", "[[serial.§slaves]]", "`slave`"},
+	{"[[serial.slave.register]]", "[[serial.slave.§registers]]", "`register`"},
+	{"address = 9", "§adress = 9", "`address`"},
+	{"address = 9", "address = §900", "247"},
+	{"\"holding\"", "§\"holdings\"", "\"holding\""},
+	{"\"float32\"", "§\"float\"", "\"float32\""},
+	{"\"CDAB\"", "§\"little\"", "\"CDAB\""},
+	{"poll = \"5s\"", "poll = §5", ""},
+	{"leaf = \"pump-1\"", "leaf = §\"pump-2\"", "`\"pump-1\"`"},
+	{"tele/{leaf}", "§tele/{device}", "{leaf}"},
+	{"\"tele/{leaf}/{channel}\"", "§\"leaf/{leaf}/{channel}\"", ""},
+	{"kind = \"command\"", "kind = §\"commands\"", "\"command\""},
+	{"kind = \"command\"", "kind = \"command\"\nreply = §\"a\"", "\"call\""},
+	{"kind = \"command\"", "kind = \"call\"\nreply = §\"a/+\"", "no +"},
+	{"kind = \"command\"", "kind = \"call\"\n§replay = \"a\"", "`reply`"},
+	{"login = \"pump-1\"", "login = §\"pump-11\"", "`\"pump-1\"`"},
+	{"\"128MiB\"", "§\"1KiB\"", "1MiB"},
+	{"127.0.0.1:8443", "§127.0.0.1", "port"},
+	{"id = \"meter-1\"", "id = \"meter-1\"\nauth = §\"relai\"", "\"relay\""},
+	{"id = \"meter-1\"", "id = \"meter-1\"\nauth = §\"gateway\"", "device_id"},
+	{"id = \"meter-1\"", "id = \"meter-1\"\nmay_listen = §[\"pump-11\"]", "`\"pump-1\"`"},
+	{"id = \"meter-1\"", "id = \"meter-1\"\n§may_lisen = [\"pump-1\"]", "`may_listen`"},
+	{"[hub]\n", "[§hub]\ndevice_id = \"gate-7\"\n", "key_file"},
+	{"[hub]\n", "[enrol]\nby = §\"registry\"\npolicy_key_file = \"pump-1.key\"\n[hub]\nprofile = \"mqtt\"\n", "[enrol]"},
+	{"[hub]\n", "[hub]\nprofile = §\"mqqt\"\n", "\"mqtt\""},
+	{"[hub]\n", "[hub]\nprofile = \"mqtt\"\npayload = §\"xml\"\n", "\"json\""},
+	{"[hub]\n", "[hub]\nprofile = \"mqtt\"\ntopic = §\"a/b\"\n", "{leaf}"},
+	{"[hub]\n", "[hub]\n§topics = \"a/b\"\n", "`topic`"},
+	{"[hub]\n", "[hub]\n§device_di = \"gate-7\"\n", "`device_id`"},
+	{"id = \"meter-1\"\nkey_file", "id = \"meter-1\"\nauth = \"relay\"\nkey_file = §\"pump-1.key\"\n#", "auth"},
 	// What the file names.
 	{"\"pump-1.hash\"", "§\"pump-2.hash\"", ""},
 	{"\"pump-1.hash\"", "§\"pump-1.key\"", "hash-password"},
 	{"\"hub-ca.pem\"", "§\"key.pem\"", ""},
 	{"id = \"meter-1\"", "id = §\"pump-1\"", ""},
+	{"\"0123456789abcdef", "§\"0123456789abcdex", ""},
+	{"client_ca_file = \"hub-ca.pem\"", "client_ca_file = §\"key.pem\"", ""},
+	{"\"500ms\"", "§\"1ms\"", "10ms"},
+	// BLE.
+	{"[ble]", "[§bel]", "`ble`"},
+	{"[[ble.advert]]", "[[ble.§adverts]]", "`advert`"},
+	{"scan = \"passive\"", "scan = §\"pasive\"", "\"passive\""},
+	{"min_interval", "§mininterval", "`min_interval`"},
+	{"\"A4:C1:38:12:34:56\"", "§\"A4C138123456\"", "\"A4:C1:38:12:34:56\""},
+	{"\"bthome\"", "§\"bthom\"", "\"bthome\""},
+	{"\"bind.key\"", "§\"pump-1.key\"", "32 hexadecimal"},
+	{"pairing = \"passkey\"", "pairing = §\"pin\"", "\"passkey\""},
+	{"uuid = \"2A6E\"", "uuid = §\"temperature\"", "\"2A6E\""},
+	{"read = \"5m\"", "read = §\"often\"", "\"once\""},
+	{"format = \"uint8\"", "format = §\"byte\"", "\"uint8\""},
+	{"address = \"C8:12:34:56:78:9A\"\nleaf = \"pump-1\"", "address = \"C8:12:34:56:78:9A\"\nleaf = §\"pump-11\"", "`\"pump-1\"`"},
+	// Board.
+	{"[board]", "[§borad]", "`board`"},
+	{"led = \"ACT\"", "§leds = \"ACT\"", "`led`"},
+	{"led = \"ACT\"", "led = §\"/sys/class/leds/ACT\"", "\"auto\""},
+	{"\"pinctrl-bcm2711:26\"", "§\"GPIO26\"", "\"pinctrl-bcm2711:26\""},
+	{"button_pressed = \"low\"", "button_pressed = §\"down\"", "\"low\""},
+	{"watchdog = true", "§watch_dog = true", "`watchdog`"},
+	{"watchdog_timeout = \"10s\"", "watchdog_timeout = §\"2500ms\"", "\"5s\""},
 	// What is missing.
 	{"host = \"plant.hub.example\"\n", "", "host"},
+}
+
+// A table of which there can be several is written as one.
+func TestOneSerialTable(t *testing.T) {
+	one, _, _ := strings.Cut(exampleText(t), "\n[[serial]]\nport = \"usb:")
+	_, err := loadConfig(folder(t, strings.Replace(one, "[[serial]]", "[serial]", 1)))
+	if found, _ := errors.AsType[invalid](err); len(found) == 0 || !strings.Contains(found[0].Message, "[[serial]]") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestMistakes(t *testing.T) {
@@ -278,6 +380,29 @@ func TestAllMistakesAreReported(t *testing.T) {
 	}
 	if len(lines) != 5 {
 		t.Fatalf("five mistakes in five lines, but reported were\n%v", err)
+	}
+}
+
+// TestOwnIdentity: over MQTT the gateway has an identity of its own, and leaves need
+// none.
+func TestOwnIdentity(t *testing.T) {
+	text := strings.NewReplacer("\"auto\"", "\"mqtt-ws\"", "key_file = \"pump-1.key\"\n", "").Replace(exampleText(t))
+	_, err := loadConfig(folder(t, text))
+	if mistakes, _ := errors.AsType[invalid](err); len(mistakes) != 1 || !strings.Contains(mistakes[0].Message, "device_id") {
+		t.Errorf("without an identity: %v", err)
+	}
+	for own, good := range map[string]bool{
+		"device_id = \"gate-7\"\nkey_file = \"pump-1.key\"\n":  true,
+		"device_id = \"gate-7\"\n":                             false,
+		"device_id = \"gate-7\"\nkey_file = \"pump-1.hash\"\n": false,
+	} {
+		cfg, err := loadConfig(folder(t, strings.Replace(text, "[hub]\n", "[hub]\n"+own, 1)))
+		if (err == nil) != good {
+			t.Errorf("%s: %v", own, err)
+		}
+		if good && (cfg.ownKey.IsZero() || !cfg.Hub.overMQTT() || len(cfg.leaves) != 2) {
+			t.Errorf("%s: %+v", own, cfg.Hub)
+		}
 	}
 }
 

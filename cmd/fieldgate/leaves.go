@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
@@ -17,11 +20,25 @@ type leafConfig struct {
 	// ID is the leaf's id, as the hub knows it; case counts.
 	ID string `toml:"id"`
 	// KeyFile holds the leaf's hub key. With it the gateway proves the leaf to
-	// the hub, and checks the leaf's own token when it logs in with one.
+	// the hub, and checks the leaf's own token when it logs in with one. A leaf
+	// without one is enrolled, see [enrol].
 	KeyFile string `toml:"key_file"`
+	// Auth is how the leaf is proven to the hub: "key", with its key; "relay", with
+	// the token that it logs in with itself, once the hub has accepted that; "gateway",
+	// not at all: its messages go under the gateway's own identity, with its id in
+	// the property fieldgate-leaf.
+	Auth identity.Auth `toml:"auth"`
 	// PasswordFile holds the hash of the password that the leaf logs in with,
 	// made by "fieldgate device hash-password". Without it there is no password.
 	PasswordFile string `toml:"password_file"`
+	// Thumbprint is the SHA-1 or SHA-256 of the certificate that the leaf logs in
+	// with, in hexadecimal, and ThumbprintSecondary that of its next one.
+	Thumbprint          string `toml:"thumbprint"`
+	ThumbprintSecondary string `toml:"thumbprint_secondary"`
+	// MayListen names the leaves whose messages this one may hear, as a program on the
+	// site would; "*" is all. What they send comes on leaf/{leaf}/telemetry[/{channel}]
+	// and leaf/{leaf}/alarm[/{channel}].
+	MayListen []string `toml:"may_listen"`
 	// Disabled keeps the leaf out without forgetting it.
 	Disabled bool `toml:"disabled"`
 }
@@ -33,8 +50,11 @@ func (c *leafConfig) Validate() error {
 		errs = append(errs, gateway.BadKey("id",
 			"%q is not a device id: write 1 to 128 letters, digits or any of - : . %% _ * ? ! ( ) , = @ $ ' ;", c.ID))
 	}
-	if c.KeyFile == "" {
-		errs = append(errs, gateway.BadKey("key_file", "the leaf's hub key is needed: write the path of a file that holds it"))
+	switch {
+	case c.Auth != identity.AuthKey && c.Auth != identity.AuthRelay && c.Auth != identity.AuthGateway:
+		errs = append(errs, gateway.BadKey("auth", "%q is unknown: write \"key\", \"relay\" or \"gateway\"", c.Auth))
+	case c.Auth == identity.AuthRelay && c.KeyFile != "":
+		errs = append(errs, gateway.BadKey("key_file", "the leaf's own tokens are relayed: leave its key out, or write auth = \"key\""))
 	}
 	return errors.Join(errs...)
 }
@@ -46,22 +66,27 @@ var leafID = regexp.MustCompile(`^[A-Za-z0-9\-:.%_*?!(),=@$';]{1,128}$`)
 // leaf is a leaf with its secrets.
 type leaf struct {
 	pairing.Leaf
-	key identity.Key
+	key       identity.Key // zero: none, or by enrolment
+	auth      identity.Auth
+	mayListen []string
 }
 
 // addLeaves reads [[leaf]] tables and the secrets that they name.
 func (l *loader) addLeaves(list []strict.Table) {
 	for _, t := range list {
-		var c leafConfig
+		c := leafConfig{Auth: identity.AuthKey}
 		t.Decode(&c)
-		t.Check(c.Validate())
+		err := c.Validate()
+		t.Check(errors.Join(err, l.checkAuth(&c)))
 		if first, known := l.leafAt[c.ID]; known {
 			t.Report("id", "there is a leaf %q already, at %s", c.ID, first.Where("id").Place())
 			continue
 		}
 		l.leafAt[c.ID] = t
-		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}}
-		var err error
+		if l.Hub.isBroker() || c.Auth == identity.AuthKey && c.KeyFile == "" && l.Enrol.By == "" && l.Hub.overMQTT() {
+			c.Auth = identity.AuthGateway // its files go as its messages do
+		}
+		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}, auth: c.Auth, mayListen: c.MayListen}
 		if text := l.secret(t, "key_file", c.KeyFile); text != "" {
 			if one.key, err = identity.ParseKey(text); err != nil {
 				t.Report("key_file", "%s: %v", c.KeyFile, err)
@@ -72,8 +97,46 @@ func (l *loader) addLeaves(list []strict.Table) {
 				t.Report("password_file", "%s: %v: make one with fieldgate device hash-password", c.PasswordFile, err)
 			}
 		}
+		for i, key := range []string{"thumbprint", "thumbprint_secondary"} {
+			if text := []string{c.Thumbprint, c.ThumbprintSecondary}[i]; text != "" {
+				if one.Thumbprints[i], err = pairing.ParseThumbprint(text); err != nil {
+					t.Report(key, "%v", err)
+				}
+			}
+		}
 		l.leaves = append(l.leaves, one)
 	}
+}
+
+// checkListening looks whether there are the leaves that others may listen to. All
+// are known by now.
+func (l *loader) checkListening() {
+	for _, one := range l.leaves {
+		for _, other := range one.mayListen {
+			if _, known := l.leafAt[other]; !known && other != broker.AnyLeaf {
+				l.leafAt[one.ID].Report("may_listen", "%s", unknownWord("leaf", other, slices.Sorted(maps.Keys(l.leafAt))))
+			}
+		}
+	}
+}
+
+// checkAuth looks whether a leaf can be proven to the hub in its way.
+func (l *loader) checkAuth(c *leafConfig) error {
+	switch {
+	case l.Hub.isBroker() && c.Auth == identity.AuthRelay:
+		return gateway.BadKey("auth", "a broker judges no leaf's token: leave it out")
+	case l.Hub.isBroker():
+		return nil
+	case c.Auth == identity.AuthRelay && l.Hub.overMQTT():
+		return gateway.BadKey("auth", "over MQTT there is no way for a leaf's own token: write transport = \"amqp\" under [hub]")
+	case c.Auth == identity.AuthGateway && l.Hub.Own.DeviceID == "":
+		return gateway.BadKey("auth", "the gateway has no identity of its own: write its device_id and key_file under [hub]")
+	case c.ID == l.Hub.Own.DeviceID && !l.Hub.overMQTT():
+		return gateway.BadKey("id", "%q is the gateway's own device at the hub: write another id, or another device_id under [hub]", c.ID)
+	case c.Auth == identity.AuthKey && c.KeyFile == "":
+		return l.keyMissing()
+	}
+	return nil
 }
 
 // secret reads a file that a key names; "" when there is none or it cannot be

@@ -6,26 +6,34 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/fieldgate/fieldgate/drivers/serial"
+	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/upload"
 )
 
 // The metrics, in the order of the operator's manual. All counters start at zero
 // with the program.
 var (
-	buildInfo = describe("build_info", "Always 1; the labels say which Fieldgate this is.", "version", "revision", "slot")
-	startTime = describe("start_time_seconds", "When the program was started, Unix time.")
+	buildInfo  = describe("build_info", "Always 1; the labels say which Fieldgate this is.", "version", "revision", "slot")
+	startTime  = describe("start_time_seconds", "When the program was started, Unix time.")
+	goroutine  = describe("goroutines", "What the program does at once; it comes back after every storm.")
+	memoryUsed = describe("memory_in_use_bytes", "Live heap and stacks.")
+	memoryLeaf = describe("memory_per_leaf_bytes", "What of it has come since the start, shared by the leaves that are connected.")
 
 	received = describe("messages_received_total", "Messages that leaves handed over.", "transport", "kind")
 	sent     = describe("messages_sent_total", "Messages that the hub has settled.", "kind", "result")
 	dropped  = describe("messages_dropped_total", "Messages that were in custody and left it without the hub.", "reason")
+	replayed = describe("messages_replayed_total", "Dead letters that an operator put back into their lanes.")
 	rejected = describe("store_rejected_total", "Messages not taken, and so not acknowledged to the leaf.", "reason")
 
 	storeMessages = describe("store_messages", "Messages on flash that the hub has not settled.", "lane")
@@ -35,19 +43,66 @@ var (
 	storeWritten  = describe("store_written_bytes_total", "Bytes handed to the flash.")
 	storeCommits  = describe("store_commits_total", "Group commits: syncs of the flash.")
 	storeFailing  = describe("store_failing", "1 while the store cannot write.")
+	storeDamaged  = describe("store_damaged_messages", "Messages lost to damaged flash since the store was made.")
+	storeMissing  = describe("store_damaged_commits", "Group commits lost to damaged flash, with it is not known how many messages.")
+	storeMetaLost = describe("store_damaged_meta", "How often the meta database, with dead letters and notes, was lost, or its latest part.")
+	storeHindered = describe("store_hindered", "1 while the store cannot read, or not remove what is settled; it tries again and may take messages.")
+	storeErrors   = describe("store_errors_total", "How often the disk refused something that the store asked for.")
 	storeLetters  = describe("store_dead_letters", "Messages on the dead-letter shelf.")
+	storeLastDay  = describe("store_written_last_day_bytes", "Bytes handed to the flash in the last 24 hours, or since the start where that is less.")
+	bufferLeft    = describe("store_buffer_left_seconds", "How long the store would last if the hub took nothing more, at the rate of the last 5 minutes; absent while that is unknown.")
+	drainTime     = describe("store_drain_seconds", "How long the backlog needs to be gone at the rate of the last 5 minutes; absent while that is unknown.")
 	staged        = describe("staged_bytes", "Bytes of messages held in memory until the hub settles them.")
 
 	uplinkUp        = describe("uplink_up", "1 while the connection to the hub stands.")
+	uplinkTransport = describe("uplink_transport_info", "1 for the way on which the hub is reached, or was last.", "transport")
 	uplinkConnects  = describe("uplink_connects_total", "Attempts to connect to the hub.", "result")
 	uplinkOffline   = describe("uplink_offline_seconds_total", "Time without a connection.")
 	uplinkThrottled = describe("uplink_throttled_total", "How often the hub asked to wait.")
 	uplinkInflight  = describe("uplink_inflight", "Messages with the hub that it has not settled.")
 	uplinkLinks     = describe("uplink_links", "Leaves that have a link to the hub open.")
+	uplinkRung      = describe("uplink_watchdog_rung", "1 for the widest thing given up since the hub last settled a message: link, session, connection or process.", "rung")
+	uplinkClimbed   = describe("uplink_watchdog_total", "How often the uplink gave something up because the hub made no progress.", "rung")
+	uplinkBytes     = describe("uplink_bytes_total", "Bytes over the connection to the hub, both directions, by cause: payload (bodies of settled messages), retry (bodies given up unsettled and sent again), keepalive (empty frames), tls (what TLS adds), protocol (all else).", "cause")
+	certExpiry      = describe("certificate_expiry_timestamp_seconds", "When a certificate expires, Unix time; hub is what the hub showed last.", "name")
+	clockOffset     = describe("clock_offset_seconds", "By how much the kernel still has to correct the clock, as its time source said last; absent while nothing disciplines it.")
 	uplinkRefused   = describe("uplink_refused_leaves", "Leaves whose identity the hub does not take.")
+
+	downCommands = describe("commands_total", "Cloud-to-device messages handed to leaves, by the leaf's word.", "result")
+	downCalls    = describe("method_calls_total", "Direct methods, by their end.", "result")
+	twinReads    = describe("twin_reads_total", "Twins that leaves have asked for.")
+	twinCopies   = describe("twin_reads_offline_total", "Of those, answered from the copy kept here.")
+	twinReports  = describe("twin_reports_total", "Patches of reported properties taken from leaves.")
+	twinKept     = describe("twin_reports_kept_total", "Of those, taken into custody on flash.")
+	twinLost     = describe("twin_reports_lost_total", "Of those in custody, refused by the hub later.")
+	twinDesired  = describe("twin_desired_total", "Changes of desired properties that leaves have had.")
+	twinMissed   = describe("twin_desired_missed_total", "Changes of desired properties that a leaf had missed, found later.")
+	twinWaiting  = describe("twin_waiting_leaves", "Leaves whose reported properties wait for the hub.")
+	fileParts    = describe("file_parts_total", "Parts of files taken from leaves over MQTT, and their ends.")
+	filesSent    = describe("files_sent_total", "Files that the hub has.")
+	fileBytes    = describe("files_sent_bytes_total", "What was sent of files, whole or not.")
+	fileDrops    = describe("files_dropped_total", "Files given up: left unfinished by their leaf, refused by the hub, damaged.")
+	filesKept    = describe("files", "Files on flash.", "state")
+	fileSpool    = describe("files_bytes", "Their size on flash.")
+
+	leafSessions = describe("leaf_sessions_asleep", "Sessions kept for leaves that are away.")
 
 	leafConnected = describe("leaf_connected", "Leaves that are connected.", "transport")
 	leafConnects  = describe("leaf_connects_total", "Logins, and openings of serial ports.", "transport", "result")
+	driverUp      = describe("driver_up", "1 while the port is open, the adapter is there.", "driver")
+	driverEvents  = describe("driver_events_total", "What else drivers count.", "transport", "event")
+
+	boardInfo     = describe("board_info", "Always 1; the labels say which board this is.", "kind", "model")
+	boardTemp     = describe("board_temperature_celsius", "Of the processor; absent while it is unknown.")
+	boardThrottle = describe("board_throttled", "1 while the processor is slower than it could be, by reason; absent while that is unknown.", "reason")
+	boardSince    = describe("board_throttled_since_power_on", "1 if it was so since the machine was switched on, as its firmware says.", "reason")
+	boardHardware = describe("board_hardware_up", "1 while the piece of hardware is in use.", "hardware")
+	boardSignal   = describe("board_signal", "1 for what the status LED shows, or would.", "signal")
+	boardPresses  = describe("board_button_presses_total", "How often the button was pressed.", "press")
+	boardFed      = describe("board_watchdog_fed_total", "How often the hardware watchdog was fed.")
+	boardStarving = describe("board_watchdog_starving", "1 while the watchdog is not fed, because a part of the program makes no progress.")
+	boardRTC      = describe("board_rtc_set", "1 if the battery-backed clock shows a time that can be.", "rtc")
+
 	leafDiscarded = describe("leaf_discarded_total", "What leaves sent that is no message: lines, connections closed for garbage.", "transport", "reason")
 )
 
@@ -55,21 +110,26 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("fieldgate_"+name, help, labels, nil)
 }
 
-// Transports, as label values.
-const (
-	overMQTT   = "mqtt"
-	overSerial = "serial"
-)
+// overMQTT is the broker's transport, as a label value. A driver's is its kind.
+const overMQTT = "mqtt"
 
 // collector turns snapshots of the parts into metrics.
 type collector struct {
+	name    string // of the gateway
+	hub     string // the hub's host name
+	dataDir string
 	build   build
 	started time.Time
 	clock   gateway.Clock
+	memory  *memory
 	path    func() gateway.State
 	uplink  func() uplink.State
 	broker  func() broker.State
-	serial  []func() serial.State
+	twins   func() twin.State
+	files   func() upload.State
+	drivers []func() gateway.DriverState
+	board   func() board.State
+	certs   map[string]func() time.Time // when each certificate expires, zero if unknown
 }
 
 // Describe sends nothing: which metrics there are depends on the parts.
@@ -80,11 +140,90 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	m := measured{out}
 	m.gauge(buildInfo, 1, c.build.Version, c.build.Revision, "")
 	m.gauge(startTime, float64(c.started.UnixMilli())/1e3)
+	m.gauge(goroutine, float64(runtime.NumGoroutine()))
+	mem := c.memory.state(c.connected())
+	m.gauge(memoryUsed, float64(mem.InUse))
+	if mem.PerLeaf != nil {
+		m.gauge(memoryLeaf, float64(*mem.PerLeaf))
+	}
 	path := c.path()
 	c.messages(m, path)
 	c.store(m, path)
 	c.link(m)
+	c.trust(m)
 	c.leaves(m)
+	c.down(m)
+	boardMetrics(m, c.board())
+}
+
+// boardMetrics measures the machine.
+func boardMetrics(m measured, s board.State) {
+	m.gauge(boardInfo, 1, s.Kind, s.Model)
+	if s.Temperature != nil {
+		m.gauge(boardTemp, *s.Temperature)
+	}
+	if s.ThrottleKnown {
+		for _, t := range board.ThrottleReasons {
+			m.yes(boardThrottle, slices.Contains(s.Throttled, t), string(t))
+			m.yes(boardSince, slices.Contains(s.Throttles, t), string(t))
+		}
+	}
+	for _, p := range s.Parts {
+		m.yes(boardHardware, p.Up, p.Name)
+	}
+	for _, signal := range board.Signals {
+		m.yes(boardSignal, signal == s.Signal, signal.String())
+	}
+	for press, n := range s.Presses {
+		m.counter(boardPresses, float64(n), string(press))
+	}
+	m.counter(boardFed, float64(s.Fed))
+	m.yes(boardStarving, len(s.Starving) > 0)
+	for _, c := range s.RTCs {
+		m.yes(boardRTC, c.Set, c.Device)
+	}
+}
+
+// down is what went to leaves, and what they asked for.
+func (c *collector) down(m measured) {
+	b, t := c.broker(), c.twins()
+	commands, calls, desired := make(map[string]int64), make(map[string]int64), int64(b.Desired)
+	for result, n := range b.Commands {
+		commands[result] += int64(n)
+	}
+	for result, n := range b.Calls {
+		calls[string(result)] += int64(n)
+	}
+	for _, state := range c.drivers {
+		d := state()
+		m.yes(driverUp, d.Up, d.Name)
+		add(commands, d.Commands)
+		add(calls, d.Calls)
+		desired += d.Desired
+	}
+	for result, n := range commands {
+		m.counter(downCommands, float64(n), result)
+	}
+	for result, n := range calls {
+		m.counter(downCalls, float64(n), result)
+	}
+	m.counter(twinReads, float64(b.TwinReads))
+	m.counter(twinCopies, float64(t.FromCopy))
+	m.counter(twinReports, float64(t.Reported))
+	m.counter(twinKept, float64(t.Kept))
+	m.counter(twinLost, float64(t.Refused))
+	m.counter(twinDesired, float64(desired))
+	m.counter(twinMissed, float64(t.Missed))
+	m.gauge(twinWaiting, float64(t.Waiting))
+	m.gauge(leafSessions, float64(b.Asleep))
+	f := c.files()
+	m.counter(fileParts, float64(b.FileParts))
+	m.counter(filesSent, float64(f.Sent))
+	m.counter(fileBytes, float64(f.SentBytes))
+	m.counter(fileDrops, float64(f.Dropped))
+	m.gauge(filesKept, float64(f.Waiting), "waiting")
+	m.gauge(filesKept, float64(f.Files-f.Waiting), "unfinished")
+	m.gauge(fileSpool, float64(f.Bytes))
 }
 
 // measured sends values on.
@@ -98,12 +237,19 @@ func (m measured) counter(d *prometheus.Desc, v float64, labels ...string) {
 	m.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 }
 
-func (m measured) yes(d *prometheus.Desc, is bool) {
+// known measures a time in seconds, if it is known.
+func (m measured) known(d *prometheus.Desc, t *time.Duration) {
+	if t != nil {
+		m.gauge(d, t.Seconds())
+	}
+}
+
+func (m measured) yes(d *prometheus.Desc, is bool, labels ...string) {
 	v := 0.0
 	if is {
 		v = 1
 	}
-	m.gauge(d, v)
+	m.gauge(d, v, labels...)
 }
 
 func (c *collector) messages(m measured, path gateway.State) {
@@ -113,6 +259,7 @@ func (c *collector) messages(m measured, path gateway.State) {
 	for _, reason := range gateway.DropReasons {
 		m.counter(dropped, float64(path.Dropped[reason]), string(reason))
 	}
+	m.counter(replayed, float64(path.Replayed))
 	for reason, n := range path.Rejected {
 		m.counter(rejected, float64(n), reason)
 	}
@@ -128,8 +275,16 @@ func (c *collector) store(m measured, path gateway.State) {
 		m.gauge(storeOldest, age(lane.Oldest, now).Seconds(), name)
 	}
 	m.counter(storeWritten, float64(path.Store.BytesWritten))
+	m.gauge(storeLastDay, float64(path.Forecast.WrittenLastDay))
+	m.known(bufferLeft, path.Forecast.BufferLeft)
+	m.known(drainTime, path.Forecast.DrainTime)
 	m.counter(storeCommits, float64(path.Store.Commits))
 	m.yes(storeFailing, path.Store.Failing != nil)
+	m.gauge(storeDamaged, float64(path.Store.Damage.Messages))
+	m.gauge(storeMissing, float64(path.Store.Damage.Commits))
+	m.gauge(storeMetaLost, float64(path.Store.Damage.Meta))
+	m.yes(storeHindered, path.Store.Hindered != nil)
+	m.counter(storeErrors, float64(path.Store.Errors))
 	m.gauge(storeLetters, float64(path.Store.DeadLetters))
 	m.gauge(staged, float64(path.StagedBytes))
 }
@@ -150,6 +305,9 @@ func age(then, now gateway.Instant) time.Duration {
 func (c *collector) link(m measured) {
 	s := c.uplink()
 	m.yes(uplinkUp, s.Connected)
+	if s.Transport != "" {
+		m.gauge(uplinkTransport, 1, s.Transport)
+	}
 	for result, n := range s.Connects {
 		m.counter(uplinkConnects, float64(n), result)
 	}
@@ -158,6 +316,31 @@ func (c *collector) link(m measured) {
 	m.gauge(uplinkInflight, float64(s.Inflight))
 	m.gauge(uplinkLinks, float64(s.Links))
 	m.gauge(uplinkRefused, float64(len(s.Refused)))
+	for cause, n := range bytesByCause(s.Bytes) {
+		m.counter(uplinkBytes, float64(n), cause)
+	}
+	for _, rung := range uplink.Rungs {
+		m.counter(uplinkClimbed, float64(s.Climbed[rung]), string(rung))
+		m.yes(uplinkRung, s.Rung == rung, string(rung))
+	}
+}
+
+func bytesByCause(b uplink.Bytes) map[string]int64 {
+	return map[string]int64{
+		"payload": b.Payload, "retry": b.Retry, "keepalive": b.KeepAlive, "tls": b.TLS, "protocol": b.Protocol,
+	}
+}
+
+// trust measures what identities and times hang on.
+func (c *collector) trust(m measured) {
+	for name, at := range c.certs {
+		if expiry := at(); !expiry.IsZero() {
+			m.gauge(certExpiry, float64(expiry.Unix()), name)
+		}
+	}
+	if offset, ok := board.ClockOffset(); ok {
+		m.gauge(clockOffset, offset.Seconds())
+	}
 }
 
 func (c *collector) leaves(m measured) {
@@ -171,31 +354,53 @@ func (c *collector) leaves(m measured) {
 		m.counter(leafConnects, float64(n), overMQTT, string(result))
 	}
 	m.counter(leafDiscarded, float64(b.Garbage), overMQTT, "garbage")
-	if len(c.serial) > 0 {
-		c.ports(m)
+	for kind, d := range c.byKind() {
+		c.driver(m, kind, d)
 	}
 }
 
-// ports adds up what the serial ports say.
-func (c *collector) ports(m measured) {
-	var open, opened, taken int64
-	discarded := make(map[serial.Discard]int64)
-	for _, state := range c.serial {
+// byKind adds up what the drivers of each kind say.
+func (c *collector) byKind() map[string]*gateway.DriverState {
+	kinds := make(map[string]*gateway.DriverState)
+	for _, state := range c.drivers {
 		s := state()
-		if s.Open {
-			open++
+		sum := kinds[s.Kind]
+		if sum == nil {
+			sum = &gateway.DriverState{Logins: make(map[string]int64), Discarded: make(map[string]int64), Counts: make(map[string]int64)}
+			kinds[s.Kind] = sum
 		}
-		opened += s.Opened
-		taken += s.Taken.Lines
-		for why, n := range s.Discarded {
-			discarded[why] += n.Lines
+		sum.Leaves += s.Leaves
+		for lane := range s.Taken {
+			sum.Taken[lane] += s.Taken[lane]
 		}
+		add(sum.Logins, s.Logins)
+		add(sum.Discarded, s.Discarded)
+		add(sum.Counts, s.Counts)
 	}
-	m.gauge(leafConnected, float64(open), overSerial)
-	m.counter(leafConnects, float64(opened), overSerial, "accepted")
-	m.counter(received, float64(taken), overSerial, "telemetry")
-	for why, n := range discarded {
-		m.counter(leafDiscarded, float64(n), overSerial, string(why))
+	return kinds
+}
+
+// add adds counters to others of the same names.
+func add(to, from map[string]int64) {
+	for name, n := range from {
+		to[name] += n
+	}
+}
+
+// driver measures the drivers of one kind, together.
+func (c *collector) driver(m measured, kind string, s *gateway.DriverState) {
+	m.gauge(leafConnected, float64(s.Leaves), kind)
+	for result, n := range s.Logins {
+		m.counter(leafConnects, float64(n), kind, result)
+	}
+	for lane, n := range s.Taken {
+		m.counter(received, float64(n), kind, gateway.LaneNames[lane])
+	}
+	for why, n := range s.Discarded {
+		m.counter(leafDiscarded, float64(n), kind, why)
+	}
+	for event, n := range s.Counts {
+		m.counter(driverEvents, float64(n), kind, event)
 	}
 }
 
@@ -205,6 +410,15 @@ func newAckTimes() prometheus.Histogram {
 		Name:    "fieldgate_uplink_ack_duration_seconds",
 		Help:    "Time from sending a message to the hub's word on it.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+	})
+}
+
+// newSyncTimes makes the histogram of how long the flash takes to sync a commit.
+func newSyncTimes() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "fieldgate_store_sync_duration_seconds",
+		Help:    "Time that a group commit took until it was synced to flash.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
 }
 

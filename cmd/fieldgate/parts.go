@@ -4,6 +4,7 @@ package main
 // in this file.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,23 +13,42 @@ import (
 	"strings"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
+	"github.com/fieldgate/fieldgate/drivers/ble"
 	"github.com/fieldgate/fieldgate/drivers/serial"
+	"github.com/fieldgate/fieldgate/drivers/serial/modbus/master"
+	"github.com/fieldgate/fieldgate/drivers/serial/mqttsn"
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/gateway/uplink/amqp"
+	"github.com/fieldgate/fieldgate/gateway/uplink/mqtt"
 	"github.com/fieldgate/fieldgate/modules/deadband"
 	"github.com/fieldgate/fieldgate/modules/filter"
 )
 
 // moduleKinds are the processing steps, by the name that a [[module]] gives.
-var moduleKinds = map[string]func(strict.Table) gateway.Module{
-	"deadband": func(t strict.Table) gateway.Module {
-		return makeModule(t, deadband.DefaultConfig(), deadband.New)
-	},
-	"filter": func(t strict.Table) gateway.Module {
-		return makeModule(t, filter.DefaultConfig(), filter.New)
-	},
+var moduleKinds = map[string]moduleKind{
+	"deadband": kindOf(deadband.DefaultConfig(), deadband.New),
+	"filter":   kindOf(filter.DefaultConfig(), filter.New),
+}
+
+// moduleKind is one of them.
+type moduleKind struct {
+	config any // with defaults
+	make   func(strict.Table) gateway.Module
+}
+
+func kindOf[C any, M gateway.Module](cfg C, make func(C) (M, error)) moduleKind {
+	return moduleKind{cfg, func(t strict.Table) gateway.Module { return makeModule(t, cfg, make) }}
+}
+
+// moduleName is what every [[module]] table has beside the module's own keys.
+type moduleName struct {
+	// Name is which module it is. Messages go through the modules in the order of
+	// the file.
+	Name string `toml:"name"`
 }
 
 // makeModule reads the module's own keys and makes it; nil if there are mistakes.
@@ -51,7 +71,7 @@ func (l *loader) addModules(list []strict.Table) {
 			t.Report("name", "%s", unknownWord("module", t.Text("name"), known))
 			continue
 		}
-		if m := kind(t); m != nil {
+		if m := kind.make(t); m != nil {
 			l.modules = append(l.modules, m)
 		}
 	}
@@ -68,36 +88,172 @@ func unknownWord(what, word string, known []string) string {
 	return fmt.Sprintf("there is no %s %q: write one of %s", what, word, strings.Join(known, ", "))
 }
 
-// driver is a gateway.Driver that a configuration can ask for.
-type driver interface {
-	gateway.Driver
-	State() serial.State
+// portConfig is a [[serial]] table, whatever is spoken there. It is a pointer.
+type portConfig interface {
+	Line() *port.Config
+	// Leaves are the leaf ids that it names, by the keys at which they stand.
+	Leaves() map[string]string
+	Validate() error
+}
+
+// defaultFormat is spoken on a port whose table says nothing.
+const defaultFormat = serial.FormatJSON
+
+// portFormats are what can be spoken on a serial port, by the key format.
+var portFormats = map[string]struct {
+	down   bool              // the leaves are reached, too: each on one port
+	config func() portConfig // with defaults
+	driver func(portConfig, gateway.Clock, *slog.Logger) (gateway.Driver, error)
+}{
+	serial.FormatJSON:  {false, lineConfig, lineDriver},
+	serial.FormatSenML: {false, lineConfig, lineDriver},
+	serial.FormatNMEA:  {false, lineConfig, lineDriver},
+	serial.FormatText:  {false, lineConfig, lineDriver},
+	master.Format: {
+		true,
+		func() portConfig { c := master.DefaultConfig(); return &c },
+		func(c portConfig, clock gateway.Clock, log *slog.Logger) (gateway.Driver, error) {
+			return master.New(*c.(*master.Config), clock, log)
+		},
+	},
+	mqttsn.Format: {
+		true,
+		func() portConfig { c := mqttsn.DefaultPortConfig(); return &c },
+		func(c portConfig, clock gateway.Clock, log *slog.Logger) (gateway.Driver, error) {
+			return mqttsn.NewDriver(*c.(*mqttsn.PortConfig), clock, log)
+		},
+	},
+}
+
+func lineConfig() portConfig { c := serial.DefaultConfig(); return &c }
+
+func lineDriver(c portConfig, clock gateway.Clock, log *slog.Logger) (gateway.Driver, error) {
+	return serial.New(*c.(*serial.Config), clock, log)
+}
+
+// configuredPort is a port and what is spoken there.
+type configuredPort struct {
+	format string
+	portConfig
 }
 
 // addPorts reads [[serial]] tables. Leaves are known by now: messages of a leaf
 // that is not would all be refused.
 func (l *loader) addPorts(list []strict.Table) {
-	first := make(map[string]strict.Table)
 	for _, t := range list {
-		c := serial.DefaultConfig()
+		word := cmp.Or(t.Text("format"), defaultFormat)
+		format, known := portFormats[word]
+		if !known {
+			t.Report("format", "%s", unknownWord("format", word, slices.Sorted(maps.Keys(portFormats))))
+			continue
+		}
+		c := format.config()
+		t.Decode(c)
+		t.Check(c.Validate())
+		name := c.Line().Port
+		if other, taken := l.portAt[name]; taken {
+			t.Report("port", "%s is used already, at %s", name, other.Where("port").Place())
+		}
+		l.portAt[name] = t
+		for key, leaf := range c.Leaves() {
+			if _, known := l.leafAt[leaf]; leaf != "" && !known {
+				t.Report(key, "%s", unknownWord("leaf", leaf, slices.Sorted(maps.Keys(l.leafAt))))
+			}
+			if !format.down {
+				continue
+			}
+			if other, taken := l.reachedAt[leaf]; taken && other != name {
+				t.Report(key, "%q is reached at %s already: commands need one way", leaf, other)
+			}
+			l.reachedAt[leaf] = name
+		}
+		l.ports = append(l.ports, configuredPort{word, c})
+	}
+}
+
+// addRules reads [[map]] tables. Leaves are known by now: a rule that names one
+// that is not would do nothing.
+func (l *loader) addRules(list []strict.Table) {
+	for _, t := range list {
+		rule := mapping.DefaultRule()
+		t.Decode(&rule)
+		t.Check(rule.Validate())
+		for key, leaf := range map[string]string{"leaf": rule.Leaf, "login": rule.Login} {
+			if _, known := l.leafAt[leaf]; leaf != "" && !known {
+				t.Report(key, "%s", unknownWord("leaf", leaf, slices.Sorted(maps.Keys(l.leafAt))))
+			}
+		}
+		l.rules = append(l.rules, rule)
+	}
+}
+
+// beginBLE looks at the table [ble] itself. Where it is missing there is Bluetooth only
+// if there are leaves over it.
+func (l *loader) beginBLE(t strict.Table) {
+	c := l.BLE.Config
+	t.Check(c.Validate())
+	if !t.IsZero() {
+		l.tables.BLE.Config, l.ble = c, &c
+	}
+}
+
+// addBLE reads [[ble.advert]] and [[ble.device]] tables. Leaves are known by now.
+func (l *loader) addBLE(lists bleLists) {
+	if l.ble == nil && len(lists.Adverts)+len(lists.Devices) > 0 {
+		c := l.BLE.Config
+		l.ble = &c
+	}
+	for _, t := range lists.Adverts {
+		c := ble.DefaultAdvert()
 		t.Decode(&c)
 		t.Check(c.Validate())
-		if other, taken := first[c.Port]; taken {
-			t.Report("port", "%s is used already, at %s", c.Port, other.Where("port").Place())
+		l.checkBLE(t, "advert", c.Address, c.Leaf)
+		if c.KeyFile != "" {
+			var err error
+			if c.Key, err = ble.ReadKey(t.Resolve(c.KeyFile)); err != nil {
+				t.Report("key_file", "%v", err)
+			}
+			l.warnIfOpen(t.Where("key_file"), t.Resolve(c.KeyFile))
 		}
-		first[c.Port] = t
-		if _, known := l.leafAt[c.Leaf]; c.Leaf != "" && !known {
-			t.Report("leaf", "%s", unknownWord("leaf", c.Leaf, slices.Sorted(maps.Keys(l.leafAt))))
+		l.ble.Adverts = append(l.ble.Adverts, c)
+	}
+	for _, t := range lists.Devices {
+		c := ble.DefaultDevice()
+		t.Decode(&c)
+		t.Check(c.Validate())
+		l.checkBLE(t, "device", c.Address, c.Leaf)
+		if i := slices.IndexFunc(l.ble.Devices, func(d ble.DeviceConfig) bool { return d.Leaf == c.Leaf }); i >= 0 {
+			t.Report("leaf", "%q is another device already, at %s", c.Leaf, l.ble.Devices[i].Address)
 		}
-		l.ports = append(l.ports, c)
+		l.ble.Devices = append(l.ble.Devices, c)
+	}
+}
+
+// checkBLE looks whether the leaf is known and the address not used yet. One address
+// may be an advertiser and a device.
+func (l *loader) checkBLE(t strict.Table, list, address, leaf string) {
+	key := list + " " + strings.ToUpper(address)
+	if other, taken := l.bleAt[key]; taken {
+		t.Report("address", "%s is used already, at %s", address, other.Where("address").Place())
+	}
+	l.bleAt[key] = t
+	if _, known := l.leafAt[leaf]; leaf != "" && !known {
+		t.Report("leaf", "%s", unknownWord("leaf", leaf, slices.Sorted(maps.Keys(l.leafAt))))
 	}
 }
 
 // newDrivers makes a driver for each physical way that is configured.
-func newDrivers(cfg *config, clock gateway.Clock, log *slog.Logger) ([]driver, error) {
-	var all []driver
-	for _, port := range cfg.ports {
-		d, err := serial.New(port, clock, log)
+func newDrivers(cfg *config, clock gateway.Clock, log *slog.Logger) ([]gateway.Driver, error) {
+	var all []gateway.Driver
+	for _, p := range cfg.ports {
+		d, err := portFormats[p.format].driver(p.portConfig, clock, log)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	if cfg.ble != nil {
+		d, err := ble.New(*cfg.ble, clock, log)
 		if err != nil {
 			return nil, err
 		}
@@ -106,12 +262,19 @@ func newDrivers(cfg *config, clock gateway.Clock, log *slog.Logger) ([]driver, e
 	return all, nil
 }
 
-// newTransport makes the way to the hub. There is one so far: AMQP to an IoT Hub.
-func newTransport(cfg *config, keys *identity.Keyring, clock gateway.Clock, log *slog.Logger) (uplink.Transport, error) {
-	return amqp.New(cfg.Hub, keys, clock, log)
+// newTransport makes the way to the hub: AMQP with an identity for each leaf, or
+// MQTT with the gateway's own.
+func newTransport(cfg *config, proofs *identity.Proofs, keys *identity.Keyring, clock gateway.Clock, log *slog.Logger) (uplink.Transport, error) {
+	if cfg.Hub.isBroker() {
+		return mqtt.NewBroker(cfg.Hub.Config.Config, cfg.Hub.Broker, cfg.Hub.clientID(), clock, log)
+	}
+	if cfg.Hub.overMQTT() {
+		return mqtt.New(cfg.Hub.Config.Config, cfg.Hub.Own.DeviceID, keys, clock, log)
+	}
+	return amqp.New(cfg.Hub.Config, proofs, clock, log)
 }
 
 // driverPart is a driver as a part that runs.
-func driverPart(d driver, up gateway.Handler) part {
-	return part{d.Name(), func(ctx context.Context) error { return d.Run(ctx, up) }}
+func driverPart(d gateway.Driver, ways gateway.Ways) part {
+	return part{d.Name(), func(ctx context.Context) error { return d.Run(ctx, ways) }}
 }

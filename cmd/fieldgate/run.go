@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,15 +18,24 @@ import (
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
+	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/upload"
 )
 
-// memoryLimit is what the Go runtime tries to stay below; measured use with 100
-// leaves is two thirds of it, on boards that have 512 MiB. GOMEMLIMIT overrides.
-const memoryLimit = 96 << 20
+// memoryLimit is what the Go runtime tries to stay below. Measured use with 100
+// leaves is two thirds of the base, on boards that have 512 MiB; each further leaf
+// needs about 100 KiB, most of it for its link to the hub, and a limit below what
+// is needed makes the collector run without end. GOMEMLIMIT overrides.
+func memoryLimit(leaves int) int64 {
+	const base, included, perLeaf = 96 << 20, 100, 160 << 10
+	return base + int64(max(0, leaves-included))*perLeaf
+}
 
 func runCommand(std streams) *cobra.Command {
 	var file string
@@ -43,7 +55,7 @@ has mistakes; with 1 if it cannot go on.`,
 			return runGateway(cmd.Context(), cfg, newLog(cfg.Log, std))
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "/etc/fieldgate/fieldgate.toml", "configuration `FILE`")
+	c.Flags().StringVarP(&file, "config", "c", defaultConfig(), "configuration `FILE`")
 	return c
 }
 
@@ -58,12 +70,15 @@ func newLog(cfg logConfig, std streams) *slog.Logger {
 // runGateway makes the parts, joins them and runs them until ctx ends. When it
 // returns, everything that a leaf was told is safe is settled or on flash.
 func runGateway(ctx context.Context, cfg *config, log *slog.Logger) error {
+	events := new(journal)
+	log = events.watch(log)
 	for _, w := range cfg.warnings {
 		log.Warn("configuration", "at", w.Place(), "warning", w.Message)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+		debug.SetMemoryLimit(memoryLimit(len(cfg.leaves)))
 	}
+	hardware := openBoard(&cfg.Board, log.With("part", "board")) // before any other file
 	dir := cfg.Gateway.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return &failure{exitFailed, "cannot make the data folder", err, "create it, or name another in [gateway] data_dir"}
@@ -77,7 +92,7 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return &failure{exitFailed, "cannot open the store; nothing in it was changed", err, storeAdvice(err)}
 	}
-	g, err := assemble(cfg, queue, clock, log)
+	g, err := assemble(cfg, queue, clock, hardware, log, events)
 	if err == nil {
 		err = runStages(ctx, g.stages(goodTime)...)
 	}
@@ -125,55 +140,172 @@ type assembly struct {
 	log     *slog.Logger
 	clock   gateway.Clock
 	path    *gateway.Path
+	down    *gateway.Down
+	twins   *twin.Twins
 	uplink  *uplink.Uplink
+	files   *upload.Spool
+	fileHub upload.Hub
 	broker  *broker.Broker
-	drivers []driver
+	drivers []gateway.Driver
+	ways    gateway.Ways // for the drivers
+	memory  *memory
+	board   *board.Board
 	metrics http.Handler
+	control *control.Server
 }
 
 // assemble makes the parts from the store outwards, in the order of design
 // section 5 backwards: whoever hands over is made after whoever takes.
-func assemble(cfg *config, queue gateway.Store, clock gateway.Clock, log *slog.Logger) (*assembly, error) {
-	g := &assembly{cfg: cfg, log: log, clock: clock}
+func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *board.Board, log *slog.Logger, events *journal) (*assembly, error) {
+	g := &assembly{cfg: cfg, log: log, clock: clock, memory: new(memory), board: hardware}
 	keys := identity.NewKeyring(cfg.Hub.Host)
 	table := pairing.NewTable(cfg.Hub.Host, []string{cfg.Gateway.Name}, keys)
 	for _, l := range cfg.leaves {
-		keys.Put(l.ID, l.key)
 		table.Put(l.Leaf)
 	}
-	g.path = gateway.NewPath(cfg.Path, queue, table, cfg.modules, clock, log.With("part", "path"))
-	transport, err := newTransport(cfg, keys, clock, log.With("part", "uplink"))
+	proofs, err := newProofs(cfg, keys, queue, clock)
 	if err != nil {
 		return nil, err
 	}
-	ackTimes := newAckTimes()
+	g.path = gateway.NewPath(cfg.Path, queue, table, cfg.modules, clock, log.With("part", "path"))
+	transport, err := newTransport(cfg, proofs, keys, clock, log.With("part", "uplink"))
+	if err != nil {
+		return nil, err
+	}
+	ackTimes, syncTimes := newAckTimes(), newSyncTimes()
+	queue.OnSync(func(d time.Duration) { syncTimes.Observe(d.Seconds()) })
 	g.uplink = uplink.New(cfg.Uplink, uplink.Parts{
 		Transport: transport,
 		Clock:     clock,
 		Log:       log.With("part", "uplink"),
 		Acked:     func(d time.Duration) { ackTimes.Observe(d.Seconds()) },
 	})
-	if g.broker, err = broker.New(cfg.Broker, table, clock, g.path, log.With("part", "broker")); err != nil {
+	if err := g.assembleDown(queue, proofs); err != nil {
 		return nil, err
 	}
+	if err := g.assembleFiles(proofs); err != nil {
+		return nil, err
+	}
+	parts := broker.Parts{Up: g.path, Attendance: g.twins, Twins: g.twins, Notes: queue, Files: g.files}
+	if parts.Relay, err = pairing.NewRelay(table, proofs, queue, g.uplink.Prove); err != nil {
+		return nil, err
+	}
+	parts.Door = func(prove func(*http.Request, string) error) http.Handler { return g.files.Door(prove, clock) }
+	if cfg.Hub.isBroker() {
+		parts.Files, parts.Door = nil, nil // there is nobody to send files to
+	}
+	if len(cfg.rules) > 0 {
+		parts.Rules = mapping.Compile(cfg.rules)
+	}
+	parts.MayListen = make(map[string][]string)
+	for _, l := range cfg.leaves {
+		if len(l.mayListen) > 0 {
+			parts.MayListen[l.ID] = l.mayListen
+		}
+	}
+	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
+		return nil, err
+	}
+	seen := new(sightings)
+	g.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(g.path), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
 	if g.drivers, err = newDrivers(cfg, clock, log); err != nil {
 		return nil, err
 	}
-	g.metrics = metricsHandler(g.collector(), ackTimes)
+	c := g.collector()
+	c.certs = certificates(cfg, transport)
+	g.metrics = metricsHandler(c, ackTimes, syncTimes)
+	g.control = control.New(cfg.Control, control.Parts{
+		State: func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
+		Devices: &devices{
+			cfg: cfg, down: g.down, twins: g.twins, proofs: proofs, seen: seen,
+			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
+		},
+	})
 	return g, nil
 }
 
-func (g *assembly) collector() *collector {
-	c := &collector{build: thisBuild(), started: time.Now(), clock: g.clock, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State}
+// peers returns who answers behind drivers.
+func (g *assembly) peers() map[string]bool {
+	up := make(map[string]bool)
 	for _, d := range g.drivers {
-		c.serial = append(c.serial, d.State)
+		for _, p := range d.State().Peers {
+			up[p.Leaf] = up[p.Leaf] || p.Up
+		}
+	}
+	return up
+}
+
+// certificates says of each certificate when it expires: of listeners by their
+// place in the configuration, and of the hub.
+func certificates(cfg *config, hub uplink.Transport) map[string]func() time.Time {
+	all := make(map[string]func() time.Time)
+	if h, ok := hub.(interface{ HubCertificateExpiry() time.Time }); ok {
+		all["hub"] = h.HubCertificateExpiry
+	}
+	for i, l := range cfg.Broker.Listeners {
+		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+		if err != nil || pair.Leaf == nil {
+			continue // a plain listener, or one that the broker will complain about
+		}
+		all[fmt.Sprintf("listener%d", i)] = func() time.Time { return pair.Leaf.NotAfter }
+	}
+	return all
+}
+
+// assembleDown joins the way down: the uplink hands what the hub sends to the
+// twins, which stand in front of it, and these ask the hub through the uplink.
+func (g *assembly) assembleDown(notes gateway.Notes, proofs *identity.Proofs) (err error) {
+	if g.down, err = gateway.NewDown(g.cfg.modules, notes, g.clock, g.log.With("part", "down")); err != nil {
+		return err
+	}
+	parts := twin.Parts{Hub: g.uplink, Down: g.down, Notes: notes, Clock: g.clock, Log: g.log.With("part", "twin")}
+	if own := g.cfg.Hub.Own.DeviceID; g.cfg.Hub.overMQTT() {
+		parts.Has = func(leaf string) bool { return leaf == own && !g.cfg.Hub.isBroker() }
+	} else {
+		parts.Has = func(leaf string) bool { return proofs.Identity(leaf) == leaf }
+	}
+	if g.twins, err = twin.New(g.cfg.Twin, parts); err != nil {
+		return err
+	}
+	g.uplink.Down = g.twins
+	return nil
+}
+
+// assembleFiles joins the way of files: they go to the hub over HTTPS, beside the
+// uplink.
+func (g *assembly) assembleFiles(proofs *identity.Proofs) error {
+	log := g.log.With("part", "upload")
+	host := net.JoinHostPort(g.cfg.Hub.Host, "443")
+	elsewhere := make(map[string]string)
+	if at := g.cfg.Hub.HTTPSAddress; at != "" {
+		elsewhere[host] = at
+	}
+	client, err := httpClient(&g.cfg.tables, g.clock, elsewhere)
+	if err != nil {
+		return err
+	}
+	g.fileHub = upload.Hub{Host: g.cfg.Hub.Host, Address: host, Proofs: proofs, Client: client, Clock: g.clock}
+	g.files, err = upload.Open(filepath.Join(g.cfg.Gateway.DataDir, "upload"), g.cfg.Upload, log)
+	return err
+}
+
+func (g *assembly) collector() *collector {
+	c := &collector{
+		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
+		build: thisBuild(), started: time.Now(), clock: g.clock,
+		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
+		board: g.board.State,
+	}
+	for _, d := range g.drivers {
+		c.drivers = append(c.drivers, d.State)
 	}
 	return c
 }
 
 // stages are the parts in the order of starting. They stop in reverse: first
-// nothing more is taken from leaves, then the hub settles what it has, then the
-// path brings to flash what is left.
+// nothing more is taken from leaves, then the hub settles what it has, then twins
+// and path bring to flash what is left. The board is last: the watchdog guards
+// stopping as well.
 func (g *assembly) stages(goodTime string) [][]part {
 	doors := []part{
 		{"broker", g.broker.Run},
@@ -181,18 +313,35 @@ func (g *assembly) stages(goodTime string) [][]part {
 		{"clock", func(ctx context.Context) error { return noteGoodTime(ctx, g.clock, goodTime, g.log) }},
 	}
 	for _, d := range g.drivers {
-		doors = append(doors, driverPart(d, g.path))
+		doors = append(doors, driverPart(d, g.ways))
 	}
 	if g.cfg.Metrics.Address != "" {
 		doors = append(doors, part{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, g.cfg.Metrics.Address, g.metrics, g.log)
 		}})
 	}
+	if g.cfg.Control.Socket != "" {
+		doors = append(doors, part{"control", g.control.Run})
+	}
 	return [][]part{
-		{{"path", g.path.Run}},
-		{{"uplink", func(ctx context.Context) error { return g.uplink.Run(ctx, g.path) }}},
+		g.boardParts(),
+		{{"path", g.path.Run}, {"down", g.down.Run}},
+		{{"twins", g.twins.Run}},
+		{
+			{"uplink", func(ctx context.Context) error { return g.uplink.Run(ctx, g.path) }},
+			{"upload", g.runFiles},
+		},
 		doors,
 	}
+}
+
+// runFiles sends files, where there is somebody to send them to.
+func (g *assembly) runFiles(ctx context.Context) error {
+	if g.cfg.Hub.isBroker() {
+		<-ctx.Done()
+		return nil
+	}
+	return g.files.Run(ctx, g.fileHub)
 }
 
 // sayReady says when leaves can connect, and where.
@@ -203,7 +352,10 @@ func (g *assembly) sayReady(ctx context.Context) error {
 		for _, a := range g.broker.Addrs() {
 			addresses = append(addresses, a.String())
 		}
-		g.log.Info("ready", "addresses", addresses, "leaves", len(g.cfg.leaves), "hub", g.cfg.Hub.Host)
+		g.memory.begin()
+		m := g.memory.state(0)
+		g.log.Info("ready", "addresses", addresses, "leaves", len(g.cfg.leaves), "hub", g.cfg.Hub.Host,
+			"memory_bytes", m.AtStart, "memory_limit_bytes", m.Limit)
 		<-ctx.Done()
 	case <-ctx.Done():
 	}

@@ -123,9 +123,16 @@ func TestRunWithoutAHub(t *testing.T) {
 			`fieldgate_messages_dropped_total{reason="ttl"} 0` + "\n",
 			`fieldgate_leaf_connected{transport="mqtt"} 0` + "\n",
 			`fieldgate_leaf_connected{transport="serial"} 0` + "\n",
+			`fieldgate_driver_up{driver="serial:/dev/serial/by-id/usb-meter"} 0` + "\n",
 			`fieldgate_build_info{revision=`,
 			"fieldgate_start_time_seconds ",
 			"fieldgate_uplink_ack_duration_seconds_count 0\n",
+			"fieldgate_store_sync_duration_seconds_count 0\n",
+			`fieldgate_uplink_bytes_total{cause="payload"} 0` + "\n",
+			`fieldgate_uplink_watchdog_total{rung="process"} 0` + "\n",
+			`fieldgate_certificate_expiry_timestamp_seconds{name="listener0"} `,
+			"fieldgate_store_written_last_day_bytes 0\n",
+			"fieldgate_store_drain_seconds 0\n",
 		} {
 			if !strings.Contains(metrics, want) {
 				t.Errorf("metrics have no %q", want)
@@ -204,7 +211,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	out := strings.Join(d.log.lines(), "")
-	for _, secret := range []string{hubKey, passwordHash, "PRIVATE KEY"} {
+	for _, secret := range []string{hubKey, passwordHash, "PRIVATE KEY", "sesame"} {
 		if strings.Contains(out, secret) {
 			t.Errorf("the log has %q in it", secret)
 		}

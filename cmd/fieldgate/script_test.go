@@ -3,13 +3,19 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/store"
 )
 
 // TestMain lets the scripts call fieldgate as a program.
@@ -24,6 +30,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("FIELDGATE_SOCKET", filepath.Join(e.WorkDir, "control.sock"))
 			cert, key := certificate(t)
 			for name, text := range map[string]string{"cert.pem": cert, "key.pem": key} {
 				if err := os.WriteFile(filepath.Join(e.WorkDir, name), []byte(text), 0o600); err != nil {
@@ -32,7 +39,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "awaits": awaits, "shelve": shelve},
 	})
 }
 
@@ -52,6 +59,44 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if want, err := strconv.Atoi(args[0]); err != nil || got != want {
 		ts.Fatalf("exit code %d, want %s", got, args[0])
 	}
+}
+
+// awaits program args... runs a program until it exits with 0.
+func awaits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: awaits program [args...]")
+	}
+	for limit := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("never: %v", err)
+		}
+	}
+}
+
+// shelve DIR LEAF BODY... puts messages on the dead-letter shelf of the store in
+// DIR, which no daemon may have open.
+func shelve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: shelve DIR LEAF BODY...")
+	}
+	cfg := store.DefaultConfig()
+	cfg.AllowAnyFS = true
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(filepath.Dir(dir), 0o700))
+	s, err := store.Open(dir, cfg, slog.New(slog.DiscardHandler))
+	ts.Check(err)
+	for i, body := range args[2:] {
+		ts.Check(s.DeadLetter(&gateway.Message{
+			Leaf: args[1], Lane: gateway.LaneTelemetry, Channel: "c", Body: []byte(body), Start: 1, Seq: uint64(i + 1),
+			System:     gateway.System{MessageID: fmt.Sprintf("id-%d", i+1)},
+			Properties: []gateway.Property{{Name: "site", Value: "north"}},
+		}, "amqp:not-allowed: bad property"))
+	}
+	ts.Check(s.Close())
 }
 
 // Every command explains itself with an example.

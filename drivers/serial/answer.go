@@ -3,6 +3,9 @@ package serial
 import (
 	"strconv"
 	"time"
+
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // answerLimit is how long an answer waits for a leaf to read it. It is longer
@@ -13,7 +16,7 @@ const answerLimit = 5 * time.Second
 // go to a later opening: the leaf may have restarted meanwhile and have given
 // the same numbers to other lines.
 type answers struct {
-	port  *port
+	port  *port.Port
 	limit time.Duration // answerLimit
 	queue chan string
 	over  chan struct{} // closed when the opening ends
@@ -21,7 +24,7 @@ type answers struct {
 	tally *tally
 }
 
-func newAnswers(p *port, room int, ready func(), t *tally) *answers {
+func newAnswers(p *port.Port, room int, ready func(), t *tally) *answers {
 	return &answers{port: p, limit: answerLimit, queue: make(chan string, room), over: make(chan struct{}), ready: ready, tally: t}
 }
 
@@ -55,7 +58,9 @@ func (a *answers) run() {
 			}
 			return
 		case text := <-a.queue:
-			n, err := a.port.write(begin+text, limit)
+			failpoint.Hit(failpoint.SerialAnswer)
+			n, err := a.port.Write([]byte(begin+text), limit)
+			failpoint.Hit(failpoint.SerialAnswered)
 			limit, begin = a.limit, ""
 			if err != nil {
 				limit = time.Millisecond

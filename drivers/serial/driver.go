@@ -1,15 +1,16 @@
 // Package serial reaches leaves that speak lines of text over a serial port:
-// newline-delimited JSON objects, or any text. One Driver serves one port, and
+// newline-delimited JSON objects, packs of SenML, sentences of NMEA 0183, or any
+// text. One Driver serves one port, and
 // a problem of one port or leaf stays with that port.
 //
 // A line takes this way through the package:
 //
-//  1. port.go opens and locks the device; driver.go reads it, and opens it
-//     again after it was unplugged,
+//  1. package port opens and locks the device, and opens it again after it was
+//     unplugged; driver.go reads it,
 //  2. lines.go cuts the bytes into lines and finds its way back after noise,
-//  3. format.go makes a reading of a line (JSON or text),
-//  4. handover.go brings it into custody in order, and stops the reading of the
-//     port while the gateway is at a bound or the store cannot take it,
+//  3. format.go makes readings of a line, for each leaf one message,
+//  4. package handover brings it into custody in order, and stops the reading of
+//     the port while the gateway is at a bound or the store cannot take it,
 //  5. answer.go tells the leaf.
 //
 // # Lines
@@ -42,14 +43,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fieldgate/fieldgate/drivers/handover"
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
-)
-
-// How long to wait before a port that failed is opened again: from reopenMin,
-// doubled each time up to reopenMax.
-const (
-	reopenMin = 100 * time.Millisecond
-	reopenMax = time.Second
 )
 
 // silence before a line proves that the line is whole. At 50 baud, the slowest
@@ -62,6 +58,7 @@ type Driver struct {
 	clock  gateway.Clock
 	format format
 	tally  *tally
+	keeper *port.Keeper
 }
 
 // New makes a driver for one port. It does not touch the port. The error is that
@@ -71,66 +68,43 @@ func New(cfg Config, clock gateway.Clock, log *slog.Logger) (*Driver, error) {
 		return nil, err
 	}
 	log = log.With("driver", "serial", "port", cfg.Port)
-	return &Driver{cfg: cfg, clock: clock, format: newFormat(cfg), tally: newTally(log)}, nil
+	return &Driver{cfg: cfg, clock: clock, format: newFormat(cfg), tally: newTally(cfg.lane(), log), keeper: port.NewKeeper(cfg.Config, log)}, nil
 }
 
 // Name identifies the driver by its port, "serial:/dev/serial/by-id/usb-FTDI_…".
 func (d *Driver) Name() string { return "serial:" + d.cfg.Port }
 
-// State is a snapshot for status and metrics. Safe for concurrent use.
-func (d *Driver) State() State { return d.tally.snapshot() }
+// State is described at gateway.Driver.
+func (d *Driver) State() gateway.DriverState {
+	s := d.keeper.Driver(d.Name(), "serial")
+	d.tally.fill(&s)
+	return s
+}
 
 // Run serves the port until ctx ends, and then returns nil. A port that is
 // missing, busy or lost is tried again until it is there. Run may be called once.
-func (d *Driver) Run(ctx context.Context, up gateway.Handler) error {
-	h := newHandover(d.cfg.MaxInflight, up, d.tally)
+func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
+	h := handover.New(d.cfg.MaxInflight, ways.Up, d.tally)
 	var parts sync.WaitGroup
-	parts.Go(func() { h.run(ctx) })
-	d.keepOpen(ctx, h)
+	parts.Go(func() { h.Run(ctx) })
+	d.keeper.Run(ctx, func(ctx context.Context, p *port.Port) error { return d.serve(ctx, p, h) })
 	parts.Wait()
 	return nil
 }
 
-// keepOpen opens the port, serves it while it is there, and waits for it when it
-// is not.
-func (d *Driver) keepOpen(ctx context.Context, h *handover) {
-	wait := reopenMin
-	for ctx.Err() == nil {
-		p, err := openPort(d.cfg.Port, d.cfg.mode())
-		if err == nil {
-			wait = reopenMin
-			err = d.serve(ctx, p, h)
-		}
-		if ctx.Err() != nil {
-			err = nil // we closed it
-		}
-		d.tally.closed(err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, reopenMax)
-	}
-}
-
 // serve reads an open port until it is lost or ctx ends, and closes it.
-func (d *Driver) serve(ctx context.Context, p *port, h *handover) error {
-	d.tally.opened(p.device)
+func (d *Driver) serve(ctx context.Context, p *port.Port, h *handover.Queue) error {
+	d.tally.opened()
 	s := session{Driver: d, handover: h, lines: newSplitter(int(d.cfg.MaxLine))}
 	var parts sync.WaitGroup
 	if d.cfg.Ack == AckLine {
-		s.answers = newAnswers(p, d.cfg.MaxInflight, func() { signal(h.wake) }, d.tally)
+		s.answers = newAnswers(p, d.cfg.MaxInflight, h.Wake, d.tally)
 		parts.Go(s.answers.run)
 	}
-	ctx, over := context.WithCancel(ctx)
-	parts.Go(func() {
-		<-ctx.Done()
-		p.close() // ends a read and a write that wait
-	})
 
 	err := s.read(ctx, p)
 
-	over()
+	p.Close() // ends a write that waits
 	if s.answers != nil {
 		s.answers.end()
 	}
@@ -144,7 +118,7 @@ func (d *Driver) serve(ctx context.Context, p *port, h *handover) error {
 // session is what belongs to one opening of the port.
 type session struct {
 	*Driver
-	handover   *handover
+	handover   *handover.Queue
 	lines      *splitter
 	answers    *answers // nil when leaves are not answered
 	understood uint64   // lines so far
@@ -152,16 +126,16 @@ type session struct {
 
 // read turns bytes into messages. It returns why the port cannot be read any
 // more, or the error of ctx.
-func (s *session) read(ctx context.Context, p *port) error {
+func (s *session) read(ctx context.Context, p *port.Port) error {
 	buf := make([]byte, 4096)
-	if err := p.file.SetReadDeadline(time.Now().Add(silence)); err != nil {
+	if err := p.SetReadDeadline(time.Now().Add(silence)); err != nil {
 		return err
 	}
 	for {
-		n, err := p.read(buf)
+		n, err := p.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			s.lines.quiet()
-			err = p.file.SetReadDeadline(time.Time{})
+			err = p.SetReadDeadline(time.Time{})
 		}
 		if err != nil {
 			return err
@@ -178,7 +152,8 @@ func (s *session) take(ctx context.Context, l line) error {
 		s.tally.discard(DiscardTooLong, l.size)
 		return nil
 	}
-	r, why := s.format(l)
+	now := s.clock()
+	rs, why := s.format(l, now)
 	if why != "" {
 		if why != blank {
 			s.tally.discard(why, l.size)
@@ -186,14 +161,28 @@ func (s *session) take(ctx context.Context, l line) error {
 		return nil
 	}
 	s.understood++
-	m := s.message(r)
-	s.tally.arrived(m.Captured)
-	return s.handover.put(ctx, &pending{msg: m, size: l.size, answer: s.answer(r.seq, s.understood)})
+	s.tally.arrived(now)
+	answer := s.answer(rs[0].seq, s.understood)
+	all := true // of the line's messages before the last are in custody
+	for i, r := range rs {
+		item := &handover.Item{Message: s.message(r, now), Size: l.size / len(rs), Answer: answer}
+		if answer != nil && len(rs) > 1 {
+			last := i == len(rs)-1
+			item.Answer = func(taken bool) bool {
+				all = all && taken
+				return !last || answer(all)
+			}
+		}
+		if err := s.handover.Put(ctx, item); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // message makes a message of a reading. It is stamped here and not on entry to
 // the gateway, since it may have to wait before.
-func (s *session) message(r reading) *gateway.Message {
+func (s *session) message(r reading, now gateway.Instant) *gateway.Message {
 	return &gateway.Message{
 		Leaf:     r.leaf,
 		Kind:     gateway.Telemetry,
@@ -201,7 +190,7 @@ func (s *session) message(r reading) *gateway.Message {
 		Channel:  s.cfg.Channel,
 		System:   gateway.System{ContentType: r.contentType, ContentEncoding: "utf-8"},
 		Body:     bytes.Clone(r.body),
-		Captured: s.clock(),
+		Captured: now,
 	}
 }
 

@@ -19,9 +19,10 @@ import (
 	"time"
 
 	"github.com/creack/pty"
-	bugst "go.bug.st/serial"
 	"golang.org/x/sys/unix"
 
+	"github.com/fieldgate/fieldgate/drivers/handover"
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
@@ -115,7 +116,7 @@ func start(t *testing.T, port string, set func(*Config), up func(*running)) *run
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx, r) }()
+	go func() { ended <- d.Run(ctx, gateway.Ways{Up: r}) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -138,7 +139,7 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func (r *running) untilOpen(t *testing.T, times int64) {
 	t.Helper()
-	until(t, "port open", func() bool { s := r.State(); return s.Open && s.Opened >= times })
+	until(t, "port open", func() bool { s := r.State(); return s.Up && s.Ups >= times })
 }
 
 func (r *running) untilGot(t *testing.T, want ...string) {
@@ -161,8 +162,8 @@ func TestJSONLinesBecomeMessages(t *testing.T) {
 		m.System.ContentType != "application/json" || m.System.ContentEncoding != "utf-8" || m.Captured.Wall.IsZero() {
 		t.Errorf("message %+v", m)
 	}
-	until(t, "all counted", func() bool { return d.State().Taken == Count{3, 8 + 9 + 8} })
-	if s := d.State(); len(s.Discarded) != 0 || s.LastLine.Boot != 1 || s.Device != leaf.device || s.Err != nil {
+	until(t, "all counted", func() bool { return d.tally.snapshot().Taken == Count{3, 8 + 9 + 8} })
+	if s := d.tally.snapshot(); len(s.Discarded) != 0 || s.LastLine.Boot != 1 || d.State().Device != leaf.device || d.State().Err != nil {
 		t.Errorf("state %+v", s)
 	}
 }
@@ -184,9 +185,37 @@ func TestSeveralLeavesOnOnePort(t *testing.T) {
 		t.Errorf("leaves %s and %s, want a and b", d.got[0].Leaf, d.got[1].Leaf)
 	}
 	until(t, "discarded lines counted", func() bool {
-		s := d.State()
-		return s.Discarded[DiscardUnknownLeaf].Lines == 1 && s.Discarded[DiscardNoLeaf].Lines == 1
+		s := d.tally.snapshot()
+		return s.Discarded[handover.UnknownLeaf].Lines == 1 && s.Discarded[DiscardNoLeaf].Lines == 1
 	})
+}
+
+// A pack for two leaves is acknowledged when both have it in custody, and refused
+// when one never will.
+func TestPacksOfSeveralLeaves(t *testing.T) {
+	leaf := newLeafEnd(t)
+	d := start(t, leaf.device, func(c *Config) { c.Format, c.Leaf, c.Ack = FormatSenML, "", AckLine }, func(r *running) {
+		r.answer = func(m *gateway.Message) error {
+			if m.Leaf == "stranger" {
+				return gateway.ErrUnknownLeaf
+			}
+			return nil
+		}
+	})
+	d.untilOpen(t, 1)
+	for i, c := range []struct{ in, want string }{
+		{`[{"bn":"a:","n":"t","v":1},{"bn":"b:","n":"t","v":2}]`, "ACK 1\n"},
+		{`[{"bn":"stranger:","n":"t","v":1},{"bn":"b:","n":"t","v":3}]`, "NAK 2\n"},
+	} {
+		leaf.send(t, c.in+"\n")
+		got := make([]byte, len(c.want))
+		if _, err := io.ReadFull(leaf, got); err != nil || string(got) != c.want {
+			t.Errorf("line %d is answered by %q, %v, want %q", i, got, err, c.want)
+		}
+	}
+	if n := len(d.bodies()); n != 3 {
+		t.Errorf("%d messages, want 3", n)
+	}
 }
 
 func TestTextLines(t *testing.T) {
@@ -198,7 +227,7 @@ func TestTextLines(t *testing.T) {
 	if got := d.got[0].System.ContentType; got != "text/plain" {
 		t.Errorf("content type %q", got)
 	}
-	if s := d.State(); s.Discarded[DiscardTorn].Lines != 1 || s.Discarded[DiscardNoise].Lines != 1 {
+	if s := d.tally.snapshot(); s.Discarded[DiscardTorn].Lines != 1 || s.Discarded[DiscardNoise].Lines != 1 {
 		t.Errorf("discarded %v", s.Discarded)
 	}
 }
@@ -230,7 +259,7 @@ func TestNoiseOnTheLine(t *testing.T) {
 	}
 	d.untilGot(t, want...)
 	lines := 0
-	for _, n := range d.State().Discarded {
+	for _, n := range d.tally.snapshot().Discarded {
 		lines += int(n.Lines)
 	}
 	if lines != noisy {
@@ -255,12 +284,12 @@ func TestStoreFullStopsReadingAndLosesNothing(t *testing.T) {
 		want = append(want, fmt.Sprintf(`{"n":%d}`, i))
 		leaf.send(t, want[i]+"\n")
 	}
-	until(t, "reading stopped at the bound", func() bool { s := d.State(); return s.Holding && s.Waiting == 4 })
+	until(t, "reading stopped at the bound", func() bool { s := d.tally.snapshot(); return s.Holding && s.Waiting == 4 })
 	d.mu.Lock()
 	full = false
 	d.mu.Unlock()
 	d.untilGot(t, want...)
-	until(t, "holding ended", func() bool { s := d.State(); return !s.Holding && s.Taken.Lines == 50 })
+	until(t, "holding ended", func() bool { s := d.tally.snapshot(); return !s.Holding && s.Taken.Lines == 50 })
 }
 
 func TestAnswersFollowCustody(t *testing.T) {
@@ -283,7 +312,7 @@ func TestAnswersFollowCustody(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("answers %q, want %q", got, want)
 	}
-	until(t, "answers counted", func() bool { return d.State().Answers == 5 })
+	until(t, "answers counted", func() bool { return d.tally.snapshot().Answers == 5 })
 }
 
 func TestUnplugAndPlugElsewhere(t *testing.T) {
@@ -303,9 +332,9 @@ func TestUnplugAndPlugElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		leaf.Close()
-		until(t, "loss noted", func() bool { return !d.State().Open })
+		until(t, "loss noted", func() bool { return !d.State().Up })
 	}
-	if s := d.State(); s.Opened != 5 || s.Err == nil {
+	if s := d.State(); s.Ups != 5 || s.Err == nil {
 		t.Errorf("state %+v, want five openings and why it is closed", s)
 	}
 	d.stop()
@@ -325,8 +354,8 @@ func TestOnePortHasOneDriver(t *testing.T) {
 	first := start(t, leaf.device, nil, nil)
 	first.untilOpen(t, 1)
 	second := start(t, leaf.device, nil, nil)
-	until(t, "busy port noted", func() bool { return errors.Is(second.State().Err, errBusy) })
-	if second.State().Opened != 0 {
+	until(t, "busy port noted", func() bool { return errors.Is(second.State().Err, port.ErrBusy) })
+	if second.State().Ups != 0 {
 		t.Error("a port was opened twice")
 	}
 	leaf.send(t, `{"n":1}`+"\n")
@@ -370,7 +399,7 @@ func TestLeafThatDoesNotReadItsAnswers(t *testing.T) {
 			}
 		}
 	}()
-	until(t, "answers pile up", func() bool { s := d.State(); return s.Waiting == 4 && s.Answers > 100 })
+	until(t, "answers pile up", func() bool { s := d.tally.snapshot(); return s.Waiting == 4 && s.Answers > 100 })
 	d.stop()
 	leaf.Close()
 	<-wrote
@@ -379,13 +408,14 @@ func TestLeafThatDoesNotReadItsAnswers(t *testing.T) {
 
 func TestAnswersThatNobodyReadsAreDropped(t *testing.T) {
 	leaf := newLeafEnd(t)
-	p, err := openPort(leaf.device, validMode())
+	cfg := validConfig()
+	cfg.Port = leaf.device
+	p, err := port.Open(&cfg.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts := newTally(slog.New(slog.DiscardHandler))
-	ready := make(chan struct{}, 1)
-	a := newAnswers(p, 4, func() { signal(ready) }, counts)
+	counts := newTally(gateway.LaneTelemetry, slog.New(slog.DiscardHandler))
+	a := newAnswers(p, 4, func() {}, counts)
 	a.limit = 20 * time.Millisecond
 	var wg sync.WaitGroup
 	wg.Go(a.run)
@@ -400,16 +430,11 @@ func TestAnswersThatNobodyReadsAreDropped(t *testing.T) {
 		return counts.snapshot().Answers > before+10
 	})
 	a.end()
-	p.close()
+	p.Close()
 	wg.Wait()
 	if lost := counts.snapshot().AnswersLost; !a.offer("late\n") || counts.snapshot().AnswersLost != lost+1 {
 		t.Error("an answer after the end of its opening is not counted as lost")
 	}
-}
-
-func validMode() *bugst.Mode {
-	c := validConfig()
-	return c.mode()
 }
 
 func TestModesArriveAtTheDevice(t *testing.T) {
@@ -466,7 +491,7 @@ func TestSocatPair(t *testing.T) {
 		}
 		leaf.Close()
 		plugOff()
-		until(t, "loss noted", func() bool { return !d.State().Open })
+		until(t, "loss noted", func() bool { return !d.State().Up })
 		_ = os.Remove(ours) // a killed socat leaves its links behind
 		_ = os.Remove(theirs)
 	}

@@ -3,8 +3,17 @@ package serial
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 	"unicode/utf8"
+
+	"github.com/fieldgate/fieldgate/drivers/serial/nmea"
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
+	"github.com/fieldgate/fieldgate/drivers/serial/senml"
+	"github.com/fieldgate/fieldgate/gateway"
 )
 
 // reading is what a format makes of a line.
@@ -12,19 +21,33 @@ type reading struct {
 	leaf        string // id of the leaf that sent it
 	seq         string // the leaf's own number of the line, in decimal; "" if it has none
 	contentType string
-	body        []byte // aliases the line
+	body        []byte // may alias the line
 }
 
-// A format turns the text of one line into a reading, or says why there is none
-// in it. It keeps no state: a bad line cannot harm the next one. A new line protocol is one more function of this type.
-type format func(l line) (r reading, why Discard)
+// A format turns the text of one line into readings, of one leaf each, or says why
+// there is none in it. now is when the line came. It keeps no state: a bad line
+// cannot harm the next one. A new line protocol is one more function of this type.
+type format func(l line, now gateway.Instant) (rs []reading, why Discard)
 
 // newFormat picks the format that the configuration names.
 func newFormat(cfg Config) format {
-	if cfg.Format == FormatText {
-		return func(l line) (reading, Discard) { return textLine(l, cfg.Leaf) }
+	one := func(f func(l line) (reading, Discard)) format {
+		return func(l line, _ gateway.Instant) ([]reading, Discard) {
+			r, why := f(l)
+			return []reading{r}, why
+		}
 	}
-	return func(l line) (reading, Discard) { return jsonLine(l, cfg.Leaf, cfg.LeafField) }
+	switch cfg.Format {
+	case FormatText:
+		return one(func(l line) (reading, Discard) { return textLine(l, cfg.Leaf) })
+	case FormatNMEA:
+		return one(func(l line) (reading, Discard) { return nmeaLine(l, cfg.Leaf, cfg.Sentences) })
+	case FormatSenML:
+		return func(l line, now gateway.Instant) ([]reading, Discard) {
+			return senmlLine(l, cfg.Leaf, now, cfg.MaxTimeOff.D())
+		}
+	}
+	return one(func(l line) (reading, Discard) { return jsonLine(l, cfg.Leaf, cfg.LeafField) })
 }
 
 // blank is the Discard of a line with nothing in it. Leaves print such lines
@@ -68,11 +91,74 @@ func jsonLine(l line, leaf, leafField string) (reading, Discard) {
 		return reading{}, DiscardNotJSON
 	}
 	if leafField != "" {
-		if json.Unmarshal(fields[leafField], &leaf) != nil || !validLeaf(leaf) {
+		if json.Unmarshal(fields[leafField], &leaf) != nil || !port.ValidLeaf(leaf) {
 			return reading{}, DiscardNoLeaf
 		}
 	}
 	return reading{leaf: leaf, seq: sequence(fields["seq"]), contentType: "application/json", body: text}, ""
+}
+
+// nmeaLine takes a sentence with a good checksum, which a tail of one has not, nor
+// noise. Sentences that nobody asked for are not worth a message: a receiver sends
+// ten a second.
+func nmeaLine(l line, leaf string, wanted []string) (reading, Discard) {
+	if len(bytes.TrimSpace(l.text)) == 0 {
+		return reading{}, blank
+	}
+	s, err := nmea.Parse(l.text)
+	switch {
+	case err != nil && l.torn:
+		return reading{}, DiscardTorn
+	case errors.Is(err, nmea.ErrChecksum):
+		return reading{}, DiscardChecksum
+	case err != nil:
+		return reading{}, DiscardNoise
+	case !slices.Contains(wanted, s.Type):
+		return reading{}, DiscardOther
+	}
+	return reading{leaf: leaf, contentType: "application/json", body: s.JSON()}, ""
+}
+
+// senmlLine takes a pack and resolves it. Without a leaf the records belong to the
+// leaf that their base name names, each leaf's together, in the order of the pack;
+// then a pack in which one record has no such name is none.
+func senmlLine(l line, leaf string, now gateway.Instant, maxOff time.Duration) ([]reading, Discard) {
+	text := bytes.TrimSpace(l.text)
+	if len(text) == 0 {
+		return nil, blank
+	}
+	at := now.Wall
+	if now.Quality == gateway.Unsynced {
+		at = time.Time{}
+	}
+	records, err := senml.Resolve(text, at)
+	switch {
+	case err != nil && l.torn:
+		return nil, DiscardTorn
+	case err != nil && (!utf8.Valid(text) || bytes.ContainsFunc(text, isControl)):
+		return nil, DiscardNoise
+	case err != nil:
+		return nil, DiscardNotSenML
+	}
+	var leaves []string
+	byLeaf := make(map[string][]senml.Record)
+	for _, r := range records {
+		id := leaf
+		if id == "" {
+			if id = strings.TrimRight(r.Base, "-:./_"); !port.ValidLeaf(id) {
+				return nil, DiscardNoLeaf
+			}
+		}
+		if byLeaf[id] == nil {
+			leaves = append(leaves, id)
+		}
+		byLeaf[id] = append(byLeaf[id], r)
+	}
+	var rs []reading
+	for _, id := range leaves {
+		rs = append(rs, reading{leaf: id, contentType: "application/senml+json", body: senml.Encode(byLeaf[id], at, maxOff)})
+	}
+	return rs, ""
 }
 
 // sequence returns the number if it is one that is written back as it came: an

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
+
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
+	"github.com/fieldgate/fieldgate/gateway"
 )
 
 func TestJSONLine(t *testing.T) {
@@ -116,6 +120,60 @@ func TestTextLine(t *testing.T) {
 	}
 }
 
+func TestNMEALine(t *testing.T) {
+	wanted := DefaultConfig().Sentences
+	for in, want := range map[string]Discard{
+		"$GPZDA,201530.00,04,07,2002,00,00*60":         "",
+		"\xff\xfe$GPZDA,201530.00,04,07,2002,00,00*60": "",
+		"$GPZDA,201530.00,04,07,2002,00,00*61":         DiscardChecksum,
+		"$GPGLL,4916.45,N,12311.12,W,225444,A*31":      DiscardOther,
+		"boot": DiscardNoise,
+		"":     blank,
+	} {
+		r, why := nmeaLine(line{text: []byte(in)}, "gps", wanted)
+		if why != want || why == "" && (r.leaf != "gps" || string(r.body) != `{"sentence":"ZDA","talker":"GP","time":"2002-07-04T20:15:30Z"}`) {
+			t.Errorf("%q: %+v, discard %q, want %q", in, r, why, want)
+		}
+	}
+	if _, why := nmeaLine(line{text: []byte("5,A*31"), torn: true}, "gps", wanted); why != DiscardTorn {
+		t.Errorf("tail: %q", why)
+	}
+}
+
+func TestSenMLLine(t *testing.T) {
+	at := gateway.Instant{Wall: time.Unix(1_320_078_429, 0), Quality: gateway.Synced}
+	for _, c := range []struct {
+		leaf, in string
+		want     string
+		why      Discard
+	}{
+		{"m", `[{"n":"t","v":1}]`, `m [{"n":"t","v":1,"t":1320078429}]`, ""},
+		{
+			"", `[{"bn":"dev-1:","n":"t","v":1},{"bn":"dev-2/","n":"t","v":2},{"bn":"dev-1:","n":"h","v":3}]`,
+			`dev-1 [{"n":"dev-1:t","v":1,"t":1320078429},{"n":"dev-1:h","v":3,"t":1320078429}] dev-2 [{"n":"dev-2/t","v":2,"t":1320078429}]`, "",
+		},
+		{"", `[{"n":"t","v":1}]`, "", DiscardNoLeaf},
+		{"", `[{"bn":"a/b:","n":"t","v":1}]`, "", DiscardNoLeaf},
+		{"m", `{"n":"t","v":1}`, "", DiscardNotSenML},
+		{"m", "[\x00", "", DiscardNoise},
+		{"m", " ", "", blank},
+	} {
+		rs, why := senmlLine(line{text: []byte(c.in)}, c.leaf, at, time.Hour)
+		var got []string
+		for _, r := range rs {
+			got = append(got, r.leaf, string(r.body))
+		}
+		if strings.Join(got, " ") != c.want || why != c.why {
+			t.Errorf("%s: %s, discard %q, want %s, %q", c.in, got, why, c.want, c.why)
+		}
+	}
+	// A clock that was never set says nothing about times.
+	rs, _ := senmlLine(line{text: []byte(`[{"n":"t","t":-5,"v":1}]`)}, "m", gateway.Instant{Wall: time.Unix(5, 0)}, time.Hour)
+	if got := string(rs[0].body); got != `[{"n":"t","v":1,"t":-5}]` {
+		t.Errorf("without a clock: %s", got)
+	}
+}
+
 func FuzzFormat(f *testing.F) {
 	for _, in := range []string{`{"id":"meter-1","seq":1}`, `{"id":"a","seq":1e9}`, "T=21.5", "\xff\x00", `{"id":{}}`, "{\"id\":\"\\ud800\"}"} {
 		f.Add([]byte(in), false)
@@ -124,7 +182,7 @@ func FuzzFormat(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, torn bool) {
 		l := line{text: text, size: len(text) + 1, torn: torn}
 		if r, why := jsonLine(l, "", "id"); why == "" {
-			if !json.Valid(r.body) || !utf8.Valid(r.body) || r.body[0] != '{' || !validLeaf(r.leaf) {
+			if !json.Valid(r.body) || !utf8.Valid(r.body) || r.body[0] != '{' || !port.ValidLeaf(r.leaf) {
 				t.Errorf("json reading %+v", r)
 			}
 			if answer := answerText(true, r.seq, 1); r.seq != "" && !json.Valid([]byte(answer)) {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/fieldgate/fieldgate/gateway"
 )
 
 // collect feeds chunks to a splitter and returns the lines with texts of their
@@ -170,8 +172,8 @@ func TestValidLinesSurviveNoise(t *testing.T) {
 		parse := newFormat(Config{Format: FormatJSON, Leaf: "x"})
 		var got []string
 		for _, l := range collect(t, newSplitter(100), cut(rnd, stream)...) {
-			if r, why := parse(l); why == "" && !l.tooLong {
-				got = append(got, string(r.body))
+			if rs, why := parse(l, testClock()); why == "" && !l.tooLong {
+				got = append(got, string(rs[0].body))
 			}
 		}
 		for i := range n {
@@ -196,6 +198,6 @@ func BenchmarkNoise(b *testing.B) {
 	b.SetBytes(int64(len(noise)))
 	b.ReportAllocs()
 	for b.Loop() {
-		_ = s.feed(noise, func(l line) error { parse(l); return nil })
+		_ = s.feed(noise, func(l line) error { parse(l, gateway.Instant{}); return nil })
 	}
 }

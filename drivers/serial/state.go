@@ -6,6 +6,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/fieldgate/fieldgate/drivers/handover"
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
@@ -13,29 +14,24 @@ import (
 // of metrics.
 type Discard string
 
-// The reasons.
+// The reasons; those of package handover as well.
 const (
-	DiscardTooLong     Discard = "too_long"     // longer than max_line
-	DiscardNoise       Discard = "noise"        // not text: bytes that are not UTF-8, or control characters
-	DiscardNotJSON     Discard = "not_json"     // text, but not a JSON object: a log line, usually
-	DiscardTorn        Discard = "torn"         // begun before the port was opened, or cut off when it was lost
-	DiscardNoLeaf      Discard = "no_leaf"      // the field named in leaf_field is missing or holds no leaf id
-	DiscardUnknownLeaf Discard = "unknown_leaf" // the gateway does not know the leaf, or has disabled it
-	DiscardTooLarge    Discard = "too_large"    // more than the hub takes
-	DiscardRefused     Discard = "refused"      // refused by the gateway for another reason
+	DiscardTooLong  Discard = "too_long"       // longer than max_line
+	DiscardNoise    Discard = "noise"          // not text: bytes that are not UTF-8, or control characters
+	DiscardNotJSON  Discard = "not_json"       // text, but not a JSON object: a log line, usually
+	DiscardNotSenML Discard = "not_senml"      // text, but not a pack of SenML that can be used
+	DiscardChecksum Discard = "checksum"       // a sentence of NMEA 0183 with a wrong checksum, or with none
+	DiscardOther    Discard = "other_sentence" // one that nobody asked for
+	DiscardTorn     Discard = "torn"           // begun before the port was opened, or cut off when it was lost
+	DiscardNoLeaf   Discard = "no_leaf"        // the field named in leaf_field is missing or holds no leaf id
 )
 
 // Count is a number of lines and their bytes on the wire.
 type Count struct{ Lines, Bytes int64 }
 
-// State is a snapshot of a driver for status and metrics. Counters run since
-// the driver was made.
-type State struct {
-	Open   bool
-	Device string // what the configured path led to at the last opening, "/dev/ttyUSB1"
-	Err    error  // why the port is not open; nil while it is
-	Opened int64  // how often the port was opened; each after the first is a reopening
-
+// state is a snapshot of a driver. Counters run since the driver was made.
+type state struct {
+	Lane      gateway.Lane      // of all lines
 	Taken     Count             // lines whose message is in custody
 	Discarded map[Discard]Count // lines that did not become a message; no memory shared with the driver
 	LastLine  gateway.Instant   // when the last understood line came
@@ -47,6 +43,21 @@ type State struct {
 	AnswersLost int64 // answers that could not be written: the leaf does not read, or the port was lost
 }
 
+// fill adds what the tally knows to the state of the driver.
+func (t *tally) fill(g *gateway.DriverState) {
+	s := t.snapshot()
+	if g.Up {
+		g.Leaves = 1
+	}
+	g.Logins = map[string]int64{"accepted": g.Ups}
+	g.Taken[s.Lane] = s.Taken.Lines
+	g.Discarded = make(map[string]int64, len(s.Discarded))
+	for why, n := range s.Discarded {
+		g.Discarded[string(why)] = n.Lines
+	}
+	g.Counts = map[string]int64{"answers": s.Answers, "answers_lost": s.AnswersLost}
+}
+
 // tally keeps the state and logs its changes. It does not log while it holds its
 // lock. Safe for concurrent use.
 type tally struct {
@@ -54,16 +65,15 @@ type tally struct {
 
 	mu sync.Mutex
 	// guarded by mu:
-	s     State
+	s     state
 	noted map[Discard]bool // reasons already logged in this opening
-	last  string           // text of the last error logged, to log a repeating one once
 }
 
-func newTally(log *slog.Logger) *tally {
-	return &tally{log: log, s: State{Discarded: make(map[Discard]Count)}, noted: make(map[Discard]bool)}
+func newTally(lane gateway.Lane, log *slog.Logger) *tally {
+	return &tally{log: log, s: state{Lane: lane, Discarded: make(map[Discard]Count)}, noted: make(map[Discard]bool)}
 }
 
-func (t *tally) snapshot() State {
+func (t *tally) snapshot() state {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.s
@@ -71,30 +81,11 @@ func (t *tally) snapshot() State {
 	return s
 }
 
-func (t *tally) opened(device string) {
+// opened begins another opening of the port.
+func (t *tally) opened() {
 	t.mu.Lock()
-	t.s.Open, t.s.Device, t.s.Err = true, device, nil
-	t.s.Opened++
-	n := t.s.Opened
-	t.last = ""
+	defer t.mu.Unlock()
 	clear(t.noted)
-	t.mu.Unlock()
-	t.log.Info("serial port open", "device", device, "opened", n)
-}
-
-// closed notes why the port is not open; nil at the end of the driver. The same
-// reason again is not logged.
-func (t *tally) closed(err error) {
-	t.mu.Lock()
-	t.s.Open, t.s.Err = false, err
-	news := err != nil && err.Error() != t.last
-	if news {
-		t.last = err.Error()
-	}
-	t.mu.Unlock()
-	if news {
-		t.log.Warn("serial port not open", "err", err)
-	}
 }
 
 // discard counts a line. The first one for a reason in an opening is worth a
@@ -118,21 +109,26 @@ func (t *tally) arrived(at gateway.Instant) {
 	t.s.LastLine = at
 }
 
-func (t *tally) taken(size int) {
+// Taken is described at handover.Tally.
+func (t *tally) Taken(i *handover.Item) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.s.Taken.Lines++
-	t.s.Taken.Bytes += int64(size)
+	t.s.Taken.Bytes += int64(i.Size)
 }
 
-func (t *tally) waiting(n int) {
+// Refused is described at handover.Tally.
+func (t *tally) Refused(i *handover.Item, why string) { t.discard(Discard(why), i.Size) }
+
+// Waiting is described at handover.Tally.
+func (t *tally) Waiting(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.s.Waiting = n
 }
 
-// holding notes why the store refuses messages, or that it takes them (nil).
-func (t *tally) holding(why error) {
+// Holding is described at handover.Tally.
+func (t *tally) Holding(why error) {
 	t.mu.Lock()
 	news := t.s.Holding != (why != nil)
 	t.s.Holding = why != nil

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
@@ -137,13 +139,21 @@ func (f *fakePath) message(i int) *gateway.Message {
 
 // bench is a running broker with leaves in its table.
 type bench struct {
+	rules     *mapping.Rules
+	mayListen map[string][]string
+	files     Files
+	door      func(func(*http.Request, string) error) http.Handler
 	*testing.T
 	b     *Broker
 	path  *fakePath
+	desk  *fakeDown // where the way down is
+	twins *fakeTwins
+	notes *notes
 	table *pairing.Table
 	keys  *identity.Keyring
 	roots *x509.CertPool
 	ca    string // file
+	cfg   Config
 	tls   string // address
 	plain string // address
 	end   func() // stops the broker and waits
@@ -168,7 +178,7 @@ func (b *bench) setClock(now gateway.Instant) {
 // the configuration.
 func newBench(t *testing.T, change func(*Config)) *bench {
 	t.Helper()
-	b := &bench{T: t, path: &fakePath{}, keys: identity.NewKeyring(hubHost)}
+	b := &bench{T: t, path: &fakePath{}, desk: newFakeDown(), twins: newFakeTwins(), notes: newNotes(), keys: identity.NewKeyring(hubHost)}
 	b.now = gateway.Instant{Wall: time.Now(), Quality: gateway.Synced}
 	b.table = pairing.NewTable(hubHost, []string{"gw.local"}, b.keys)
 	for _, id := range []string{"pump-1", "pump-2"} {
@@ -187,13 +197,22 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	broker, err := New(cfg, b.table, b.clock, b.path, slog.New(slog.DiscardHandler))
+	b.cfg = cfg
+	b.start()
+	return b
+}
+
+// start makes a broker, as a gateway that starts does, and runs it. Notes, table
+// and the way down are those of before.
+func (b *bench) start() {
+	b.Helper()
+	parts := Parts{Up: b.path, Attendance: b.desk, Twins: b.twins, Notes: b.notes, Rules: b.rules, MayListen: b.mayListen, Files: b.files, Door: b.door}
+	broker, err := New(b.cfg, b.table, b.clock, parts, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	b.b = broker
 	b.run()
-	return b
 }
 
 func (b *bench) run() {

@@ -3,18 +3,23 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"net"
+	"net/http"
+	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
@@ -28,18 +33,27 @@ const (
 
 // Broker is the local MQTT broker. Safe for concurrent use.
 type Broker struct {
-	cfg      Config
-	table    *pairing.Table
-	clock    gateway.Clock
-	up       gateway.Handler
-	log      *slog.Logger
-	server   *mqtt.Server
-	seed     maphash.Seed
-	counters counters
-	notices  *notices
-	ready    chan struct{}
-	addrs    []net.Addr     // set before ready is closed
-	running  sync.WaitGroup // what Run started
+	cfg        Config
+	table      *pairing.Table
+	clock      gateway.Clock
+	up         gateway.Handler
+	attendance gateway.Attendance
+	twins      gateway.Twins
+	rules      *mapping.Rules
+	listening  map[string][]string // by login, to which leaves it may listen
+	relay      *pairing.Relay
+	files      Files
+	visitors   *http.Server // nil: HTTP is for MQTT over WebSocket only
+	log        *slog.Logger
+	server     *mqtt.Server
+	seed       maphash.Seed
+	counters   counters
+	notices    *notices
+	ready      chan struct{}
+	addrs      []net.Addr     // set before ready is closed
+	running    sync.WaitGroup // what Run started
+	notebook   notebook
+	numbers    atomic.Uint64 // of connections
 
 	mu       sync.Mutex
 	closing  bool                   // guarded by mu
@@ -49,6 +63,33 @@ type Broker struct {
 	turns    map[string]*turn       // of leaves that have something to hand over, guarded by mu
 	inboxes  map[string]*inbox      // by session id, guarded by mu
 	wills    map[string]delayedWill // by session id, guarded by mu
+	desks    map[string]*desk       // by leaf, guarded by mu
+}
+
+// Parts are what a broker works with. None may be missing, except where it says so.
+type Parts struct {
+	// Up takes what leaves publish.
+	Up gateway.Handler
+	// Attendance is told which leaves are here and what they want; the broker is
+	// the Reach on which they get it.
+	Attendance gateway.Attendance
+	// Twins answers leaves that ask for their twin or report to it.
+	Twins gateway.Twins
+	// Notes keeps the subscriptions of leaves that are away.
+	Notes gateway.Notes
+	// Door makes what is served over HTTP beside MQTT over WebSocket. prove says
+	// whether a request is that of a leaf. Nil is nothing.
+	Door func(prove func(r *http.Request, leaf string) error) http.Handler
+	// Files takes files that leaves send. Nil is nobody.
+	Files Files
+	// Relay judges tokens of leaves whose key the gateway does not have. Nil is
+	// nobody.
+	Relay *pairing.Relay
+	// Rules read the topics that no dialect knows. Nil is none.
+	Rules *mapping.Rules
+	// MayListen says by login to which leaves it may listen; AnyLeaf is all. Whoever
+	// hands over messages of leaves hands them to Heard for that.
+	MayListen map[string][]string
 }
 
 // delayedWill is a will that waits for its leaf to come back.
@@ -57,15 +98,23 @@ type delayedWill struct {
 	due time.Time // by the local monotonic clock
 }
 
-// New makes a broker that hands what leaves of the table publish to up. The
-// clock judges tokens and dates expiry. cfg must be valid.
-func New(cfg Config, table *pairing.Table, clock gateway.Clock, up gateway.Handler, log *slog.Logger) (*Broker, error) {
+// New makes a broker for the leaves of the table, and reads from the notes which
+// sessions are kept for them. The clock judges tokens and dates expiry. cfg must
+// be valid.
+func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log *slog.Logger) (*Broker, error) {
 	b := &Broker{
-		cfg:      cfg,
-		table:    table,
-		clock:    clock,
-		up:       up,
-		log:      log,
+		cfg:        cfg,
+		table:      table,
+		clock:      clock,
+		up:         parts.Up,
+		attendance: parts.Attendance,
+		twins:      parts.Twins,
+		rules:      parts.Rules,
+		listening:  parts.MayListen,
+		relay:      parts.Relay,
+		files:      parts.Files,
+		log:        log,
+
 		seed:     maphash.MakeSeed(),
 		notices:  newNotices(log),
 		ready:    make(chan struct{}),
@@ -75,14 +124,46 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, up gateway.Handl
 		turns:    make(map[string]*turn),
 		inboxes:  make(map[string]*inbox),
 		wills:    make(map[string]delayedWill),
+		desks:    make(map[string]*desk),
+	}
+	b.up = b.Heard(parts.Up)
+	if parts.Door != nil {
+		b.visitors = b.newVisitors(parts.Door)
+	}
+	b.notebook.notes, b.notebook.log, b.notebook.work = parts.Notes, log, &b.running
+	if err := b.believe(cfg.ClientCAFile); err != nil {
+		return nil, err
+	}
+	if err := b.recall(); err != nil {
+		return nil, err
 	}
 	b.counters.s.Connects = make(map[ConnectResult]uint64)
 	b.counters.s.Refused = make(map[RefuseReason]uint64)
+	b.counters.s.Commands = make(map[string]uint64)
+	b.counters.s.Calls = make(map[CallResult]uint64)
 	b.server = mqtt.New(serverOptions(cfg))
 	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
 		return nil, fmt.Errorf("cannot set up MQTT server: %w", err)
 	}
 	return b, nil
+}
+
+// believe makes the authority in a file one that leaves may prove themselves
+// with; "" is none.
+func (b *Broker) believe(file string) error {
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("cannot read the authority of leaves: %w", err)
+	}
+	authority := x509.NewCertPool()
+	if !authority.AppendCertsFromPEM(text) {
+		return fmt.Errorf("cannot read the authority of leaves: %s holds no certificate in PEM form", file)
+	}
+	b.table.SetAuthority(authority)
+	return nil
 }
 
 // serverOptions keeps mochi small: per connection 5 KB of heap instead of 56.
@@ -126,6 +207,14 @@ func (b *Broker) Addrs() []net.Addr {
 // State returns a snapshot.
 func (b *Broker) State() State {
 	s := b.counters.snapshot()
+	s.Seen = make(map[string]time.Time)
+	for _, d := range b.allDesks() {
+		asleep, seen := d.state()
+		s.Asleep += asleep
+		if !seen.IsZero() {
+			s.Seen[d.leaf] = seen
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.Leaves = make(map[string]int, len(b.turns))
@@ -153,6 +242,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		closeAll(listeners)
 		return fmt.Errorf("cannot start MQTT server: %w", err)
 	}
+	for _, d := range b.allDesks() {
+		d.awaken() // of a former run
+	}
 	for _, l := range listeners {
 		b.addrs = append(b.addrs, l.Addr())
 		b.running.Go(func() { b.accept(ctx, l) })
@@ -170,7 +262,9 @@ func (b *Broker) Run(ctx context.Context) error {
 // listener is an open listener with its TLS configuration, nil for plain text.
 type listener struct {
 	net.Listener
-	tls *tls.Config
+	tls       *tls.Config
+	asking    *tls.Config // the same, but a client is asked for a certificate
+	websocket bool
 }
 
 func closeAll(listeners []listener) {
@@ -188,13 +282,15 @@ func listen(cfgs []Listener) (listeners []listener, err error) {
 		}
 	}()
 	for _, cfg := range cfgs {
-		l := listener{}
+		l := listener{websocket: cfg.WebSocket}
 		if !cfg.Plain {
 			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
 			if err != nil {
 				return listeners, fmt.Errorf("cannot load certificate of listener %s: %w", cfg.Address, err)
 			}
 			l.tls = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+			l.asking = l.tls.Clone()
+			l.asking.ClientAuth = tls.RequestClientCert // login.go judges it, when it knows who it is to be
 		}
 		if l.Listener, err = net.Listen("tcp", cfg.Address); err != nil {
 			return listeners, fmt.Errorf("cannot await leaves: %w", err)
@@ -233,12 +329,9 @@ func (b *Broker) welcome(ctx context.Context, l listener, c net.Conn) {
 	s := &session{b: b, source: sourceOf(c), stopping: ctx.Done(), ready: make(chan struct{}, 1)}
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx)) // it has its own goodbye
-	c.SetDeadline(time.Now().Add(b.cfg.ConnectTimeout.D()))        // an error shows in the first read
-	var handshake func() error
-	if l.tls != nil {
-		t := tls.Server(c, l.tls)
-		c, handshake = t, t.Handshake
-	}
+	deadline := time.Now().Add(b.cfg.ConnectTimeout.D())
+	c.SetDeadline(deadline) // an error shows in the first read
+	c, handshake := b.greeting(s, l, c, deadline)
 	s.conn = guard(c, s, b.cfg.WriteTimeout.D(), cancel)
 	if !b.enter(s) {
 		b.counters.connect(ConnectBusy)
@@ -248,6 +341,37 @@ func (b *Broker) welcome(ctx context.Context, l listener, c net.Conn) {
 		return
 	}
 	b.running.Go(func() { b.serve(ctx, s, handshake) })
+}
+
+// greeting wraps a connection in what the listener speaks below MQTT. handshake
+// is to be called before anything is read.
+func (b *Broker) greeting(s *session, l listener, c net.Conn, deadline time.Time) (_ net.Conn, handshake func() error) {
+	handshake = func() error { return nil }
+	if l.tls != nil {
+		cfg := l.tls
+		if b.table.WantsCertificates() { // else strangers need not send any
+			cfg = l.asking
+		}
+		t := tls.Server(c, cfg)
+		c, handshake = t, func() error {
+			err := t.Handshake()
+			s.certs = t.ConnectionState().PeerCertificates
+			return err
+		}
+	}
+	if !l.websocket {
+		return c, handshake
+	}
+	below, ws := handshake, &socket{Conn: c}
+	return ws, func() error {
+		if err := below(); err != nil {
+			return err
+		}
+		if b.visitors == nil {
+			return ws.upgrade(deadline, nil)
+		}
+		return ws.upgrade(deadline, func(c net.Conn, before []byte) error { return b.receive(s, c, before) })
+	}
 }
 
 func sourceOf(c net.Conn) string {
@@ -260,17 +384,18 @@ func sourceOf(c net.Conn) string {
 
 // serve is the life of one connection.
 func (b *Broker) serve(ctx context.Context, s *session, handshake func() error) {
-	var err error
-	if handshake != nil {
-		err = handshake()
-	}
+	err := handshake()
 	if err == nil {
 		err = b.establish(s)
 	}
 	s.conn.Close()
+	if s.desk != nil {
+		s.desk.close(s)
+	}
 	s.writing.Wait()
 	b.leave(s)
 	switch {
+	case errors.Is(err, errVisit):
 	case s.client == nil || s.conn.fault != nil:
 		b.counters.count(func(st *State) { st.Garbage++ })
 		b.notices.warn(s.source+" garbage", "connection closed", slog.String("source", s.source), slog.String("leaf", s.leaf), slog.Any("reason", err))

@@ -13,6 +13,10 @@ import (
 type Config struct {
 	// Listeners are the addresses on which leaves are awaited.
 	Listeners []Listener `toml:"listener"`
+	// ClientCAFile holds the certificates (PEM) of an authority that leaves may
+	// prove themselves with: the common name of the leaf's certificate is its id.
+	// "" is none. Whoever has the authority's key can be any leaf.
+	ClientCAFile string `toml:"client_ca_file"`
 	// MaxPacketSize is the largest MQTT packet read from a leaf that has logged
 	// in. It leaves room for the hub's 256 KiB of body and properties plus a
 	// topic of 64 KiB.
@@ -44,8 +48,11 @@ type Config struct {
 type Listener struct {
 	Address  string `toml:"address"`   // host:port, ":8883" for all addresses
 	CertFile string `toml:"cert_file"` // PEM, the leaf certificate first, then intermediates
-	KeyFile  string `toml:"key_file"`  // PEM
+	KeyFile  string `toml:"key_file"`  // PEM, the key of the certificate
 	Plain    bool   `toml:"plain"`     // without TLS: only on a loopback address
+	// WebSocket awaits MQTT over WebSocket, at the path /$iothub/websocket, and
+	// nothing else: stock SDKs want it on port 443.
+	WebSocket bool `toml:"websocket"`
 }
 
 // DefaultConfig returns the shipped defaults. There is no listener: whoever

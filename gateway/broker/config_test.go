@@ -67,7 +67,7 @@ func TestCannotListen(t *testing.T) {
 		cfg := DefaultConfig()
 		cfg.Listeners = []Listener{{Address: "127.0.0.1:0", CertFile: cert, KeyFile: key}, second}
 		table := pairing.NewTable(hubHost, nil, identity.NewKeyring(hubHost))
-		broker, err := New(cfg, table, b.clock, b.path, slog.New(slog.DiscardHandler))
+		broker, err := New(cfg, table, b.clock, Parts{Up: b.path, Attendance: b.desk, Twins: b.twins, Notes: b.notes}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -147,6 +147,55 @@ func TestRefusal5(t *testing.T) {
 	}
 }
 
+// What an MQTT 5 leaf has sent before it can know of a refusal by the store is of one
+// row with the refused message, so that the path takes none of it.
+func TestRowEndsWhenTheLeafIsTold(t *testing.T) {
+	b := newBench(t, nil)
+	b.path.hold = true
+	b.path.verdict = func(m *gateway.Message) error {
+		switch string(m.Body) {
+		case "2", "5":
+			return gateway.ErrStoreFull
+		case "4":
+			return gateway.ErrTooLarge
+		}
+		return nil
+	}
+	w := b.leaf("pump-1", version5)
+	publish := func(id uint16) {
+		w.publish(id, topic1, fmt.Sprint(id))
+		b.untilHanded(int(id))
+	}
+	publish(1)
+	publish(2)
+	b.path.settle(1) // refused, but number 1 is to be answered first
+	publish(3)
+	b.path.settle(0)
+	b.path.settle(2)
+	w.puback(1)
+	w.expect("quota exceeded", 0x40, 0, 2, 0x97)
+	w.puback(3)
+	publish(4)
+	b.path.settle(3)
+	w.expect("too large", 0x40, 0, 4, 0x95)
+	publish(5)
+	b.path.settle(4)
+	w.expect("quota exceeded", 0x40, 0, 5, 0x97)
+	publish(6)
+	rows := make([]*gateway.Stream, 6)
+	b.path.mu.Lock()
+	for i, m := range b.path.messages {
+		rows[i] = m.Stream
+	}
+	b.path.mu.Unlock()
+	if rows[0] == nil || rows[1] != rows[0] || rows[2] != rows[0] {
+		t.Error("number 3 came before number 2 was answered, and is of another row")
+	}
+	if rows[3] == rows[2] || rows[4] != rows[3] || rows[5] == rows[4] || rows[5] == nil {
+		t.Error("the row does not end with what the store has not taken, and with nothing else")
+	}
+}
+
 // MQTT 3.1.1 has no word for it: the connection ends, and nothing from the
 // refused message on is acknowledged.
 func TestRefusal311(t *testing.T) {

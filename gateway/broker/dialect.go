@@ -1,9 +1,8 @@
 package broker
 
 import (
+	"bytes"
 	"errors"
-	"net/url"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/hub"
+	"github.com/fieldgate/fieldgate/gateway/plain"
 )
 
 // errTopic says that a leaf may not publish to a topic.
@@ -21,29 +21,63 @@ var errTopic = errors.New("not a topic of this leaf")
 type publication struct {
 	topic      string
 	payload    []byte
-	properties packets.Properties // MQTT 5
+	properties *packets.Properties // of MQTT 5; never nil
 	qos        byte
 	retain     bool
+	dup        bool
+	id         uint16 // of the packet, with QoS 1
 }
 
-// message reads a publication in the dialect that its topic tells: a message
-// of that leaf, or errTopic. The message keeps the payload.
-func (p *publication) message(leaf string, now gateway.Instant) (*gateway.Message, error) {
-	m, err := parseTopic(leaf, p.topic)
+var noProperties packets.Properties
+
+// readPublication decodes a PUBLISH that checkPacket has passed: the first byte of
+// its fixed header and everything behind that (section 3.3). The publication keeps
+// body.
+func readPublication(version, first byte, body []byte) (*publication, error) {
+	s := scanner{rest: body}
+	p := &publication{qos: first >> 1 & 3, retain: first&1 != 0, dup: first&8 != 0, properties: &noProperties}
+	p.topic = string(s.binary())
+	if p.qos > 0 {
+		p.id = s.uint16()
+	}
+	if version == version5 {
+		p.properties = new(packets.Properties)
+		n, err := p.properties.Decode(packets.Publish, bytes.NewBuffer(s.rest))
+		if err != nil {
+			return nil, err
+		}
+		s.take(n)
+	}
+	p.payload = s.rest
+	return p, nil
+}
+
+// read reads a publication of the leaf that is logged in, in the dialect that its
+// topic tells or by a rule: a message, or errTopic. The message keeps the payload.
+func (b *Broker) read(login string, p *publication) (*gateway.Message, error) {
+	m, err := parseTopic(login, p.topic)
+	if err != nil {
+		m, err = b.readMapped(login, p.topic)
+	}
 	if err != nil {
 		return nil, err
 	}
+	p.fill(m, b.clock)
+	return m, nil
+}
+
+// fill makes a message of what its topic has told.
+func (p *publication) fill(m *gateway.Message, clock gateway.Clock) {
 	m.Body = p.payload
 	if p.retain {
 		// Not stored, but said, as the hub does (wire contract, section 2.7).
 		m.Properties = append(m.Properties, gateway.Property{Name: "mqtt-retain", Value: "true"})
 	}
-	p.addProperties(m, now)
-	return m, nil
+	p.addProperties(m, clock)
 }
 
 // addProperties adds what MQTT 5 says about a publication.
-func (p *publication) addProperties(m *gateway.Message, now gateway.Instant) {
+func (p *publication) addProperties(m *gateway.Message, clock gateway.Clock) {
 	for _, u := range p.properties.User {
 		m.Properties = append(m.Properties, gateway.Property{Name: u.Key, Value: u.Val})
 	}
@@ -53,84 +87,31 @@ func (p *publication) addProperties(m *gateway.Message, now gateway.Instant) {
 	if id := p.properties.CorrelationData; len(id) > 0 && utf8.Valid(id) {
 		m.System.CorrelationID = string(id)
 	}
-	// Time to live counts trusted time only.
-	if s := p.properties.MessageExpiryInterval; s > 0 && now.Quality != gateway.Unsynced {
-		m.System.Expiry = now.Wall.Add(time.Duration(s) * time.Second)
+	// Time to live counts trusted time only: by a clock that nothing steers the
+	// message might seem to have ended before it began.
+	if s := p.properties.MessageExpiryInterval; s > 0 {
+		if now := clock(); now.Quality == gateway.Synced {
+			m.System.Expiry = now.Wall.Add(time.Duration(s) * time.Second)
+		}
 	}
 }
 
 // parseTopic reads the topic of a publication by leaf:
 //
 //	devices/{leaf}/messages/events/{bag}   IoT Hub dialect
-//	leaf/{leaf}/telemetry[/{channel}]      plain dialect
-//	leaf/{leaf}/alarm[/{channel}]
-//
-// A channel may have several levels.
+//	leaf/{leaf}/…                          plain dialect, see plain.ParseMessage
 func parseTopic(leaf, topic string) (*gateway.Message, error) {
-	m := &gateway.Message{Leaf: leaf, Kind: gateway.Telemetry, Lane: gateway.LaneTelemetry}
 	if device, module, bag, ok := hub.ParseEventsTopic(topic); ok {
-		if module != "" || !names(device, leaf) {
+		if module != "" || !plain.Names(device, leaf) {
 			return nil, errTopic
 		}
+		m := &gateway.Message{Leaf: leaf, Kind: gateway.Telemetry, Lane: gateway.LaneTelemetry}
 		m.System, m.Properties = hub.DecodeBag(bag)
 		return m, nil
 	}
-	id, rest, ok := cutPlain(topic)
-	if !ok || !names(id, leaf) {
+	m, ok := plain.ParseMessage(leaf, topic)
+	if !ok {
 		return nil, errTopic
 	}
-	kind, channel, _ := strings.Cut(rest, "/")
-	switch kind {
-	case "telemetry":
-	case "alarm":
-		m.Lane = gateway.LaneAlarm
-	default:
-		return nil, errTopic
-	}
-	m.Channel = channel
 	return m, nil
-}
-
-// cutPlain splits leaf/{id}/{rest} of the plain dialect.
-func cutPlain(topic string) (id, rest string, ok bool) {
-	if rest, ok = strings.CutPrefix(topic, "leaf/"); !ok {
-		return "", "", false
-	}
-	return strings.Cut(rest, "/")
-}
-
-// names says whether a topic level is the leaf's id, as it stands or
-// percent-encoded: an id may hold + and #, which topics cannot (wire contract,
-// section 9.40).
-func names(level, leaf string) bool {
-	if level == leaf {
-		return true
-	}
-	decoded, err := url.PathUnescape(level)
-	return err == nil && decoded == leaf
-}
-
-// unanswered says that a topic is one on which a stock device SDK asks for its
-// twin, reports to it or answers a method. It carries no id: it is the
-// connection's leaf that speaks.
-func unanswered(topic string) bool {
-	rest, ok := strings.CutPrefix(topic, "$iothub/")
-	return ok && (strings.HasPrefix(rest, "twin/GET/") ||
-		strings.HasPrefix(rest, "twin/PATCH/properties/reported/") ||
-		strings.HasPrefix(rest, "methods/res/"))
-}
-
-// maySubscribe says whether a filter is one of a leaf's own: those of the stock
-// device SDKs, and anything below leaf/{leaf}/.
-func maySubscribe(leaf, filter string) bool {
-	switch filter {
-	case "$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#":
-		return true
-	}
-	if rest, ok := strings.CutPrefix(filter, "devices/"); ok {
-		id, rest, _ := strings.Cut(rest, "/")
-		return rest == "messages/devicebound/#" && names(id, leaf)
-	}
-	id, rest, ok := cutPlain(filter)
-	return ok && rest != "" && names(id, leaf)
 }

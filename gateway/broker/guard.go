@@ -22,11 +22,13 @@ const (
 
 // guardedConn stands between a leaf's connection and mochi. It passes on only
 // whole packets whose structure has been checked, each within its size and its
-// time, and keeps both deadlines itself. Reads come from one goroutine, writes
-// from any.
+// time, and keeps both deadlines itself. A PUBLISH never reaches mochi, which would
+// acknowledge it before it is in custody, and spend more on it than all of the rest
+// here. Reads come from one goroutine, writes from any.
 type guardedConn struct {
 	net.Conn
 	session      *session
+	publish      func(first byte, body []byte) error // takes each PUBLISH; body is good until it returns
 	writeTimeout time.Duration
 	onClose      func()
 	close        sync.Once
@@ -38,7 +40,8 @@ type guardedConn struct {
 	unread    []byte        // what mochi has not fetched of packet
 	version   byte          // 0 before CONNECT
 	maxPacket int           // in bytes, of the whole packet
-	idle      time.Duration // longest silence; 0: the deadline set at the start holds
+	idle      time.Duration // silence that is allowed; 0: the deadline set at the start holds
+	until     time.Time     // the read deadline, once idle is set
 	fault     error         // why the leaf's bytes were not passed on
 	goodbye   bool          // a DISCONNECT was passed on that takes the will with it
 }
@@ -49,6 +52,7 @@ func guard(c net.Conn, s *session, writeTimeout time.Duration, onClose func()) *
 	return &guardedConn{
 		Conn:         c,
 		session:      s,
+		publish:      s.takePublish,
 		writeTimeout: writeTimeout,
 		onClose:      onClose,
 		network:      bufio.NewReaderSize(c, readBuffer),
@@ -63,8 +67,14 @@ func (c *guardedConn) admit(maxPacket int, idle time.Duration) {
 
 // Read returns bytes of a checked packet.
 func (c *guardedConn) Read(p []byte) (int, error) {
-	if len(c.unread) == 0 {
-		if err := c.next(); err != nil {
+	for len(c.unread) == 0 {
+		header, err := c.next()
+		if err != nil {
+			return 0, err
+		}
+		if first := c.packet[0]; first>>4 != typePublish {
+			c.unread = c.packet
+		} else if err := c.publish(first, c.packet[header:]); err != nil {
 			return 0, err
 		}
 	}
@@ -73,24 +83,21 @@ func (c *guardedConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next reads one packet and checks it.
-func (c *guardedConn) next() error {
-	if c.idle > 0 {
-		if err := c.Conn.SetReadDeadline(time.Now().Add(c.idle)); err != nil {
-			return err
-		}
+// next reads one packet, checks it and returns the length of its fixed header.
+func (c *guardedConn) next() (header int, err error) {
+	if err := c.allowSilence(); err != nil {
+		return 0, err
 	}
 	if cap(c.packet) > smallPacket {
 		c.packet = nil
 	}
 	c.packet = c.packet[:0]
-	header, err := c.header()
-	if err != nil {
-		return err
+	if header, err = c.header(); err != nil {
+		return 0, err
 	}
 	version, err := checkPacket(c.version, c.packet[0], c.packet[header:])
 	if err != nil {
-		return c.reject(err)
+		return 0, c.reject(err)
 	}
 	if c.version == 0 { // from now on others read it
 		c.version = version
@@ -100,8 +107,21 @@ func (c *guardedConn) next() error {
 		// (section 3.14.4). mochi does not see the reason of a short packet.
 		c.goodbye = len(c.packet) == header || c.packet[header] == 0
 	}
-	c.unread = c.packet
-	return nil
+	return header, nil
+}
+
+// allowSilence moves the read deadline so that the leaf may be silent for idle, and
+// at most an eighth longer: moving it for each packet costs more than reading one.
+func (c *guardedConn) allowSilence() error {
+	if c.idle == 0 {
+		return nil
+	}
+	now := time.Now()
+	if c.until.Sub(now) >= c.idle {
+		return nil
+	}
+	c.until = now.Add(c.idle + c.idle/8)
+	return c.Conn.SetReadDeadline(c.until)
 }
 
 // header reads the fixed header and everything behind it into packet, and

@@ -7,8 +7,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// hook is where mochi asks us. What is left to mochi is decoding and encoding,
-// CONNACK, SUBSCRIBE and PINGREQ, and the subscriptions of sessions.
+// hook is where mochi asks us. What is left to mochi is decoding, CONNACK and
+// PINGREQ: it knows no subscriptions, no sessions and no messages.
 type hook struct {
 	mqtt.HookBase
 	b *Broker
@@ -33,17 +33,24 @@ func sessionOf(cl *mqtt.Client) *session { return cl.Net.Conn.(*guardedConn).ses
 // was never sent.
 var nothing = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}}
 
-// OnPacketRead sees each packet before mochi acts on it. A PUBLISH is taken
-// over whole: mochi would acknowledge it before it is in custody, or pass over
-// it without a word.
+// OnPacketRead sees each packet before mochi acts on it. A PUBLISH never comes
+// here (guard.go).
 func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	s := sessionOf(cl)
 	switch pk.FixedHeader.Type {
 	case packets.Connect:
 		s.client = cl
 		return s.takeLogin(pk), nil
-	case packets.Publish:
-		return nothing, s.publish(&pk)
+	case packets.Puback:
+		s.desk.acknowledge(s, pk.PacketID, pk.ReasonCode)
+		return nothing, nil
+	case packets.Subscribe:
+		return nothing, s.subscribe(&pk)
+	case packets.Unsubscribe:
+		return nothing, s.unsubscribe(&pk)
+	case packets.Disconnect:
+		err := s.leaving(&pk)
+		return pk, err
 	}
 	return pk, nil
 }
@@ -76,29 +83,27 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
 func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	s := sessionOf(cl)
 	s.writing.Go(func() { s.acknowledge(s.stopping) })
+	s.desk.serve(s)
 }
 
-// OnACLCheck decides about subscriptions. Publications never come here.
-func (h *hook) OnACLCheck(cl *mqtt.Client, filter string, write bool) bool {
-	s := sessionOf(cl)
-	if write || !maySubscribe(s.leaf, filter) {
-		h.b.notices.warn(s.leaf+" filter", "subscription refused", slog.String("leaf", s.leaf), slog.String("filter", filter))
-		return false
-	}
-	_, renewed := cl.State.Subscriptions.Get(filter)
-	return renewed || cl.State.Subscriptions.Len() < h.b.cfg.MaxSubscriptions
-}
+// OnACLCheck refuses everything: publications and subscriptions never come here.
+func (h *hook) OnACLCheck(*mqtt.Client, string, bool) bool { return false }
 
-// OnPacketEncode completes what CONNACK tells an MQTT 5 leaf (section 3.2.2.3).
+// OnPacketEncode completes CONNACK: mochi keeps no sessions, and does not know
+// all limits that an MQTT 5 leaf is told (section 3.2.2.3).
 func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	s := sessionOf(cl)
-	if pk.FixedHeader.Type != packets.Connack || s.version() < version5 {
+	if pk.FixedHeader.Type != packets.Connack {
+		return pk
+	}
+	pk.SessionPresent = s.present
+	if s.version() < version5 {
 		return pk
 	}
 	pk.Properties.MaximumPacketSize = uint32(h.b.cfg.MaxPacketSize)
 	pk.Properties.SharedSubAvailable, pk.Properties.SharedSubAvailableFlag = 0, true
-	if !s.login.keep {
-		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 0, true
+	if granted := s.grantedExpiry(); granted != s.login.sessionExpiry {
+		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = granted, true
 	}
 	return pk
 }

@@ -20,6 +20,7 @@ type handover struct {
 	owner    *session
 	settled  bool  // its fate is known
 	err      error // nil: in custody
+	row      *gateway.Stream
 }
 
 // inbox keeps the acknowledgements that one MQTT session (one client id) is
@@ -42,10 +43,15 @@ type inbox struct {
 	refusing bool                 // a message of an MQTT 3.1.1 owner was not taken: nothing more is read
 	refused  bool                 // and its turn has come: nothing more is acknowledged
 	draining bool                 // nothing more is taken
+	// current is what the leaf sends in a row: what follows a message that the store
+	// did not take is not taken either. An MQTT 3.1.1 connection ends with that. An
+	// MQTT 5 leaf begins a new row when it can have been told: what it had sent before
+	// must not pass what it sends again.
+	current *gateway.Stream
 }
 
 func newInbox(max int) *inbox {
-	in := &inbox{max: max, byID: make(map[uint16]*handover)}
+	in := &inbox{max: max, byID: make(map[uint16]*handover), current: new(gateway.Stream)}
 	in.changed.L = &in.mu
 	return in
 }
@@ -68,7 +74,7 @@ func (in *inbox) release(s *session) {
 }
 
 func (in *inbox) changeLocked(owner *session) {
-	in.owner, in.queue = owner, nil
+	in.owner, in.queue, in.current = owner, nil, new(gateway.Stream)
 	in.refusing, in.refused, in.draining = false, false, false
 	for id, h := range in.byID {
 		// What was refused must be handed over anew; of the rest no more is
@@ -117,6 +123,13 @@ func (in *inbox) wait(s *session) error {
 		return errInflight
 	}
 	return nil
+}
+
+// row returns what the next publication belongs to.
+func (in *inbox) row() *gateway.Stream {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.current
 }
 
 // add queues the acknowledgement of a publication. It returns nil if this is a
@@ -189,8 +202,11 @@ func (in *inbox) acknowledgements(s *session, buf []byte) (acks []byte, n int, r
 		if in.byID[h.packetID] == h {
 			delete(in.byID, h.packetID)
 		}
-		if h.err == nil {
+		switch {
+		case h.err == nil:
 			n++
+		case h.row == in.current && notStored(h.err):
+			in.current = new(gateway.Stream)
 		}
 		buf = appendPuback(buf, h)
 	}
@@ -198,6 +214,12 @@ func (in *inbox) acknowledgements(s *session, buf []byte) (acks []byte, n int, r
 	// next message as soon as it reads the acknowledgement.
 	in.changed.Broadcast()
 	return buf, n, nil
+}
+
+// notStored says that the store has not taken a message that it might take when it
+// comes again.
+func notStored(err error) bool {
+	return errors.Is(err, gateway.ErrStoreFull) || errors.Is(err, gateway.ErrStoreFailed)
 }
 
 // appendPuback appends a PUBACK (section 3.4).

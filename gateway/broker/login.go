@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,8 +23,9 @@ type login struct {
 	method        string // authentication method of MQTT 5
 	will          *publication
 	willDelay     uint32 // seconds
-	sessionExpiry uint32 // seconds
-	keep          bool   // the session is to outlive the connection
+	sessionExpiry uint32 // seconds, as asked for in MQTT 5
+	clean         bool   // nothing of a former session is wanted
+	keep          bool   // the session may outlive the connection
 }
 
 // refusal is how a CONNECT is refused: what is counted, and what the leaf is
@@ -84,10 +86,11 @@ func (l *login) claim() (claim, *refusal) {
 // takeLogin keeps what a CONNECT says and returns what mochi is to see of it.
 //
 // The password and the will are for us only: mochi would send a will past all
-// checks. The client id becomes the name of the leaf's own session, so that by
-// construction no leaf can take over another's. A session is kept after its
+// checks. The client id becomes part of the name of the leaf's own session, so
+// that by construction no leaf can take over another's. A session is kept after its
 // connection only if the client id is the leaf's id: a client with an id made
-// up anew each time would fill the memory.
+// up anew each time would fill the memory. Sessions are ours as well (desk.go):
+// to mochi every one is new.
 func (s *session) takeLogin(pk packets.Packet) packets.Packet {
 	c := &pk.Connect
 	s.login = login{
@@ -97,9 +100,18 @@ func (s *session) takeLogin(pk packets.Packet) packets.Packet {
 		method:        pk.Properties.AuthenticationMethod,
 		willDelay:     c.WillProperties.WillDelayInterval,
 		sessionExpiry: pk.Properties.SessionExpiryInterval,
+		clean:         c.Clean,
 	}
+	s.out.window = window
+	if n := int(pk.Properties.ReceiveMaximum); n > 0 {
+		s.out.window = min(window, n)
+	}
+	s.out.maxPacket = int(pk.Properties.MaximumPacketSize)
 	if c.WillFlag {
-		s.login.will = &publication{c.WillTopic, c.WillPayload, c.WillProperties, c.WillQos, c.WillRetain}
+		properties := c.WillProperties
+		s.login.will = &publication{
+			topic: c.WillTopic, payload: c.WillPayload, properties: &properties, qos: c.WillQos, retain: c.WillRetain,
+		}
 	}
 	c.Password, c.PasswordFlag = nil, false
 	c.WillTopic, c.WillPayload, c.WillProperties = "", nil, packets.Properties{}
@@ -107,18 +119,22 @@ func (s *session) takeLogin(pk packets.Packet) packets.Packet {
 
 	who, _ := s.login.claim() // logIn refuses what cannot be read
 	s.login.keep = s.login.clientID != "" && s.login.clientID == who.leaf
+	if s.login.clientID == "" && s.version() < version5 && !c.Clean {
+		s.login.clientID = invalidClientID
+	}
 	switch {
 	case s.login.keep:
+		s.id = who.leaf
 	case s.login.clientID != "":
-		c.ClientIdentifier = who.leaf + "/" + s.login.clientID
-	case s.version() < version5 && !c.Clean:
-		s.login.clientID = invalidClientID
-		c.ClientIdentifier = invalidClientID
+		s.id = who.leaf + "/" + s.login.clientID
 	}
-	if !s.login.keep {
-		c.Clean = true
-		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 0, false
+	if s.id != "" {
+		// mochi would end the older of two connections in an order of its own, and
+		// both when they come at once.
+		c.ClientIdentifier = "connection/" + strconv.FormatUint(s.b.numbers.Add(1), 10)
 	}
+	c.Clean = true
+	pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 0, false
 	return pk
 }
 
@@ -134,7 +150,7 @@ func (s *session) logIn() *refusal {
 	if refused == nil {
 		refused = s.checkCredentials(who)
 	}
-	s.login.password = ""
+	s.login.password, s.certs = "", nil
 	if refused == nil {
 		refused = s.checkClientID(who)
 	}
@@ -149,12 +165,15 @@ func (s *session) logIn() *refusal {
 
 // checkCredentials proves the claim.
 func (s *session) checkCredentials(who claim) *refusal {
+	ctx, cancel := context.WithTimeout(s.ctx, s.b.cfg.ConnectTimeout.D())
+	defer cancel()
 	var err error
-	if who.hub {
-		s.expiry, err = s.b.table.CheckToken(who.leaf, s.login.password, s.b.clock())
-	} else {
-		ctx, cancel := context.WithTimeout(s.ctx, s.b.cfg.ConnectTimeout.D())
-		defer cancel()
+	switch {
+	case s.login.password == "" && len(s.certs) > 0:
+		s.expiry, err = s.b.table.CheckCertificate(who.leaf, s.certs, s.b.clock())
+	case who.hub:
+		s.expiry, err = s.b.checkToken(ctx, who.leaf, s.login.password)
+	default:
 		err = s.b.table.CheckPassword(ctx, who.leaf, s.login.password)
 	}
 	switch {
@@ -166,6 +185,15 @@ func (s *session) checkCredentials(who claim) *refusal {
 		return refuseExpired
 	}
 	return refuseCredentials
+}
+
+// checkToken proves a leaf with its key, or has the hub judge a leaf whose key is
+// not here.
+func (b *Broker) checkToken(ctx context.Context, leaf, token string) (expiry time.Time, err error) {
+	if b.relay != nil && b.relay.Relays(leaf) {
+		return b.relay.CheckToken(ctx, leaf, token, b.clock())
+	}
+	return b.table.CheckToken(leaf, token, b.clock())
 }
 
 // checkClientID binds the client id to the credential: in the IoT Hub form it
@@ -187,8 +215,12 @@ func (s *session) checkWill(leaf string) *refusal {
 	if p.qos > 1 {
 		return refuseWillQoS
 	}
-	m, err := p.message(leaf, s.b.clock())
+	m, err := s.b.read(leaf, p)
 	if err != nil {
+		if s.b.rules.Speaks(leaf) && !ofDialect(p.topic) {
+			s.b.chatter(leaf, p.topic) // this leaf lives without a will
+			return nil
+		}
 		return refuseWill
 	}
 	m.Kind = gateway.Will

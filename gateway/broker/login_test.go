@@ -166,7 +166,7 @@ func TestSessions(t *testing.T) {
 	if _, present := third.connect(hello{clientID: "pump-1", user: hubUser("pump-1"), password: b.token("pump-1"), keep: true}); !present {
 		t.Error("session is not present after a goodbye")
 	}
-	if cl, ok := b.b.server.Clients.Get("pump-1"); !ok || cl.State.Subscriptions.Len() != 4 {
+	if box := b.box("pump-1"); box == nil || len(box.subs) != 4 {
 		t.Error("subscriptions are not kept")
 	}
 
@@ -177,7 +177,7 @@ func TestSessions(t *testing.T) {
 		}
 		w.send([]byte{0xe0, 0})
 		w.expectClosed()
-		b.until("forgotten", func() bool { _, ok := b.b.server.Clients.Get("pump-1/other"); return !ok })
+		b.until("forgotten", func() bool { return b.box("pump-1/other") == nil })
 	}
 }
 

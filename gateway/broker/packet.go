@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strings"
 	"unicode/utf8"
@@ -161,21 +162,21 @@ func (s *scanner) varint() int {
 func (s *scanner) binary() []byte { return s.take(int(s.uint16())) }
 
 // text reads a UTF-8 string (section 1.5.4).
-func (s *scanner) text() string {
-	t := string(s.binary())
-	s.require(utf8.ValidString(t) && strings.IndexByte(t, 0) < 0, errMalformed)
+func (s *scanner) text() []byte {
+	t := s.binary()
+	s.require(utf8.Valid(t) && bytes.IndexByte(t, 0) < 0, errMalformed)
 	return t
 }
 
 // topicName reads the topic of a publication or of a will (section 4.7).
 func (s *scanner) topicName() {
 	t := s.text()
-	s.require(s.err != nil || t != "" && !strings.ContainsAny(t, "+#"), errProtocol)
+	s.require(s.err != nil || len(t) > 0 && !bytes.ContainsAny(t, "+#"), errProtocol)
 }
 
 // connect checks section 3.1 and returns the protocol version.
 func (s *scanner) connect() byte {
-	name, version := s.text(), s.uint8()
+	name, version := string(s.text()), s.uint8()
 	if s.err == nil && (name != "MQTT" || version != version311 && version != version5) {
 		s.fail(errVersion)
 		return 0
@@ -247,7 +248,7 @@ func (s *scanner) filters(version, kind byte) {
 	s.properties(version, 1<<kind)
 	n := 0
 	for len(s.rest) > 0 {
-		s.require(validFilter(s.text()), errProtocol)
+		s.require(validFilter(string(s.text())), errProtocol)
 		if kind == typeSubscribe {
 			s.subscribeOptions(version)
 		}

@@ -39,6 +39,8 @@ func (b *Broker) admit(s *session, leaf string) *refusal {
 	if refused != nil {
 		return refused
 	}
+	s.desk = b.desk(leaf)
+	s.present = s.desk.open(s)
 	if former != nil {
 		former.stop(packets.ErrSessionTakenOver)
 	}
@@ -50,7 +52,10 @@ func (b *Broker) admit(s *session, leaf string) *refusal {
 func (b *Broker) register(s *session, leaf string) (former *session, refused *refusal) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	id := s.client.ID
+	id := s.id
+	if id == "" { // mochi has made one up
+		id = s.client.ID
+	}
 	former = b.sessions[id]
 	if b.closing || former == nil && b.turnLocked(leaf).sessions >= b.cfg.MaxConnectionsPerLeaf {
 		return nil, refuseBusy
@@ -68,6 +73,14 @@ func (b *Broker) register(s *session, leaf string) (former *session, refused *re
 	return former, nil
 }
 
+// current says whether a connection is the newest of its session. It may be called
+// with the lock of a desk held; nobody takes that with b.mu held.
+func (b *Broker) current(s *session) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sessions[s.id] == s
+}
+
 // turnLocked returns the turn of a leaf; whoever counts on it counts itself in
 // before the lock is released.
 func (b *Broker) turnLocked(leaf string) *turn {
@@ -81,7 +94,7 @@ func (b *Broker) turnLocked(leaf string) *turn {
 
 // dropTurnLocked forgets a turn that nobody counts on.
 func (b *Broker) dropTurnLocked(leaf string) {
-	if t := b.turns[leaf]; t.sessions == 0 && t.wills == 0 {
+	if t := b.turns[leaf]; t.sessions == 0 && t.guests == 0 {
 		delete(b.turns, leaf)
 	}
 }
@@ -115,6 +128,7 @@ func (b *Broker) sweep(ctx context.Context) {
 			b.endExpired()
 			b.sendDueWills(ctx, now)
 			b.dropInboxes()
+			b.expireSessions(now)
 			b.notices.sweep(now)
 		case <-ctx.Done():
 			return
@@ -134,6 +148,13 @@ func (b *Broker) endExpired() {
 		if expired || !b.table.Known(s.leaf) {
 			b.running.Go(func() { s.stop(packets.ErrNotAuthorized) })
 		}
+	}
+}
+
+// expireSessions forgets sessions that have been away for too long.
+func (b *Broker) expireSessions(now time.Time) {
+	for _, d := range b.allDesks() {
+		d.expire(now)
 	}
 }
 
@@ -184,19 +205,30 @@ func (b *Broker) sendDueWills(ctx context.Context, now time.Time) {
 
 // handWill hands a will to the path, between the leaf's other messages.
 func (b *Broker) handWill(ctx context.Context, m *gateway.Message) {
-	b.mu.Lock()
-	t := b.turnLocked(m.Leaf)
-	t.wills++
-	b.mu.Unlock()
+	t := b.borrowTurn(m.Leaf)
+	defer b.returnTurn(m.Leaf)
 	if t.take(ctx) {
 		b.counters.count(func(s *State) { s.Wills++ })
 		b.up.Handle(ctx, m, func(err error) { b.settleWill(m, err) })
 		t.give()
 	}
+}
+
+// borrowTurn returns the turn of a leaf to somebody who is not its session, until
+// returnTurn.
+func (b *Broker) borrowTurn(leaf string) *turn {
 	b.mu.Lock()
-	t.wills--
-	b.dropTurnLocked(m.Leaf)
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	t := b.turnLocked(leaf)
+	t.guests++
+	return t
+}
+
+func (b *Broker) returnTurn(leaf string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.turns[leaf].guests--
+	b.dropTurnLocked(leaf)
 }
 
 func (b *Broker) settleWill(m *gateway.Message, err error) {

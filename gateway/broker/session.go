@@ -1,11 +1,14 @@
 package broker
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // session is one connection of a leaf from its CONNECT to its end. Fields
@@ -24,7 +28,7 @@ type session struct {
 	ctx      context.Context // ends with the connection
 	stopping <-chan struct{} // closed when the gateway is stopping
 	ready    chan struct{}   // capacity 1: there may be something to acknowledge
-	writing  sync.WaitGroup  // the acknowledger
+	writing  sync.WaitGroup  // the acknowledger, and who writes what is for the leaf
 
 	login   login
 	client  *mqtt.Client
@@ -33,9 +37,14 @@ type session struct {
 	expiry  time.Time // of the token; zero: none
 	turn    *turn
 	inbox   *inbox
-	will    *gateway.Message // nil: none
-	willIn  time.Duration    // how long after the connection's end the will is sent
-	handing bool             // within the path: used by the reading goroutine only
+	desk    *desk               // where its leaf is served
+	box     *mailbox            // its session on the way down
+	out     outflow             // guarded by desk.mu
+	present bool                // CONNACK says that the session was known
+	certs   []*x509.Certificate // that the client has shown, and proven to hold the key of the first
+	will    *gateway.Message    // nil: none
+	willIn  time.Duration       // how long after the connection's end the will is sent
+	handing bool                // within the path: used by the reading goroutine only
 }
 
 func (s *session) version() byte { return s.conn.version }
@@ -49,31 +58,45 @@ func (s *session) stop(code packets.Code) {
 // errStopped tells mochi that the connection is over.
 var errStopped = packets.ErrRejectPacket
 
+// takePublish is called with each PUBLISH that has been checked. What comes behind
+// the end of the connection is none of our business, whether or not it was read.
+func (s *session) takePublish(first byte, body []byte) error {
+	if s.ctx.Err() != nil {
+		return errStopped
+	}
+	p, err := readPublication(s.version(), first, bytes.Clone(body))
+	if err != nil {
+		return err
+	}
+	return s.publish(p)
+}
+
 // publish follows one PUBLISH from the wire into the hands of the path. It runs
 // in the connection's reading goroutine, so that it sees the publications of a
 // connection in their order, and blocks only where the leaf is to feel it:
 //
-//  1. what is no message of this leaf is refused;
+//  1. a request is answered (request.go), what else is no message of this leaf, or
+//     of one for which it may speak (mapped.go), is refused;
 //  2. an MQTT 3.1.1 leaf with too many messages in flight waits;
 //  3. the leaf's turn is taken, as another connection of it may be publishing;
 //  4. the acknowledgement is queued, unless the message came before;
 //  5. the path takes the message, and says later what became of it: settle.
 //
 // An error means that the connection is over.
-func (s *session) publish(pk *packets.Packet) error {
-	p := publication{pk.TopicName, pk.Payload, pk.Properties, pk.FixedHeader.Qos, pk.FixedHeader.Retain}
+func (s *session) publish(p *publication) error {
 	if p.qos > 1 {
 		s.b.counters.refuse(RefuseQoS)
 		s.stop(packets.ErrQosNotSupported)
 		return errStopped
 	}
-	if unanswered(p.topic) {
-		return s.leaveUnanswered(pk)
+	if taken, err := s.request(p); taken {
+		return err
 	}
-	m, err := p.message(s.leaf, s.b.clock())
+	m, err := s.b.read(s.leaf, p)
 	if err != nil {
-		return s.refuseTopic(pk, err)
+		return s.refuseTopic(p, err)
 	}
+	s.desk.speakFor(m.Leaf)
 	if p.qos == 0 {
 		return s.handOver(m, func() (gateway.Done, error) {
 			s.b.counters.count(func(st *State) { st.Published[m.Lane].QoS0++ })
@@ -83,11 +106,13 @@ func (s *session) publish(pk *packets.Packet) error {
 	if err := s.room(); err != nil {
 		return err
 	}
+	m.Stream = s.inbox.row()
 	return s.handOver(m, func() (gateway.Done, error) {
-		h, err := s.inbox.add(s, pk.PacketID, pk.FixedHeader.Dup, s.b.sum(&p))
+		h, err := s.inbox.add(s, p.id, p.dup, s.b.sum(p))
 		if h == nil {
 			return nil, err
 		}
+		h.row = m.Stream
 		s.b.counters.count(func(st *State) { st.Published[m.Lane].QoS1++ })
 		return func(err error) { s.settle(h, err) }, nil
 	})
@@ -109,10 +134,15 @@ func (s *session) room() error {
 // handOver is steps 3 to 5. queue is step 4; it returns nil for a message that
 // came before.
 func (s *session) handOver(m *gateway.Message, queue func() (gateway.Done, error)) error {
-	if !s.turn.take(s.ctx) {
+	t := s.turn
+	if m.Leaf != s.leaf {
+		t = s.b.borrowTurn(m.Leaf)
+		defer s.b.returnTurn(m.Leaf)
+	}
+	if !t.take(s.ctx) {
 		return errStopped
 	}
-	defer s.turn.give()
+	defer t.give()
 	done, err := queue()
 	switch {
 	case err != nil:
@@ -121,6 +151,7 @@ func (s *session) handOver(m *gateway.Message, queue func() (gateway.Done, error
 		s.b.counters.count(func(st *State) { st.Resent++ })
 		return nil
 	}
+	failpoint.Hit(failpoint.BrokerHandover)
 	s.handing = true
 	s.b.up.Handle(s.ctx, m, done)
 	s.handing = false
@@ -143,33 +174,31 @@ func (s *session) settleUnacknowledged(err error) {
 }
 
 // refuseTopic answers a publication that is none of this leaf's messages: by
-// PUBACK in MQTT 5, by closing in MQTT 3.1.1, as the hub does.
-func (s *session) refuseTopic(pk *packets.Packet, err error) error {
+// PUBACK in MQTT 5, by closing in MQTT 3.1.1, as the hub does. Firmware that has
+// rules says more than these are about, and stays.
+func (s *session) refuseTopic(p *publication, err error) error {
+	if s.version() < version5 && s.mayChatter(p.topic) {
+		s.b.chatter(s.leaf, p.topic)
+		return s.answer(p, nil)
+	}
 	s.b.counters.refuse(RefuseTopic)
-	s.b.notices.warn(s.leaf, "publication refused", slog.String("leaf", s.leaf), slog.String("topic", pk.TopicName))
+	s.b.notices.warn(s.leaf, "publication refused", slog.String("leaf", s.leaf), slog.String("topic", p.topic))
 	if s.version() < version5 {
 		s.stop(packets.ErrNotAuthorized)
 		return errStopped
 	}
-	return s.answer(pk, err)
-}
-
-// leaveUnanswered takes a request of a stock SDK that is not served, and stays
-// connected. A PUBACK says no more than that it arrived.
-func (s *session) leaveUnanswered(pk *packets.Packet) error {
-	s.b.counters.count(func(st *State) { st.Unanswered++ })
-	return s.answer(pk, nil)
+	return s.answer(p, err)
 }
 
 // answer acknowledges, in its turn, a publication that is not handed over.
-func (s *session) answer(pk *packets.Packet, verdict error) error {
-	if pk.FixedHeader.Qos == 0 {
+func (s *session) answer(p *publication, verdict error) error {
+	if p.qos == 0 {
 		return nil
 	}
 	if err := s.room(); err != nil {
 		return err
 	}
-	h, err := s.inbox.add(s, pk.PacketID, false, 0)
+	h, err := s.inbox.add(s, p.id, false, 0)
 	if err != nil {
 		return errStopped
 	}
@@ -216,11 +245,14 @@ func (s *session) acknowledge(stopping <-chan struct{}) {
 // writeAcknowledgements writes what is due and returns its buffer. After an
 // error the connection is closed.
 func (s *session) writeAcknowledgements(buf []byte) ([]byte, error) {
+	runtime.Gosched() // whoever settles several goes on first: they are one write then
 	acks, n, refused := s.inbox.acknowledgements(s, buf)
 	if len(acks) > 0 {
+		failpoint.Hit(failpoint.BrokerPuback)
 		if _, err := s.conn.Write(acks); err != nil {
 			return acks, err
 		}
+		failpoint.Hit(failpoint.BrokerPubacked)
 		s.b.counters.count(func(st *State) { st.Acknowledged += uint64(n) })
 	}
 	if refused != nil {
@@ -248,7 +280,7 @@ func (s *session) endRefused(reason error) {
 type turn struct {
 	token    chan struct{} // capacity 1
 	sessions int           // that count on it, guarded by Broker.mu
-	wills    int           // that count on it, guarded by Broker.mu
+	guests   int           // wills and sessions of others that count on it, guarded by Broker.mu
 }
 
 // take waits for the turn until ctx ends.

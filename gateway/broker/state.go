@@ -3,6 +3,7 @@ package broker
 import (
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -11,6 +12,9 @@ import (
 type State struct {
 	// Leaves holds the number of open connections of each connected leaf.
 	Leaves map[string]int
+	// Seen says of each leaf that has ever logged in when a connection of it last
+	// began or ended.
+	Seen map[string]time.Time
 	// Connecting is the number of open connections that have not logged in.
 	Connecting int
 	// Connects counts logins by their result.
@@ -25,11 +29,23 @@ type State struct {
 	Resent uint64
 	// Refused counts the messages not taken, by reason.
 	Refused map[RefuseReason]uint64
-	// Unanswered counts the twin requests and method answers that this version
-	// receives and does not serve.
-	Unanswered uint64
+	// Commands counts what became of commands (cloud-to-device messages), by the
+	// leaf's word.
+	Commands map[string]uint64
+	// Calls counts direct methods by their end.
+	Calls map[CallResult]uint64
+	// LateReplies counts answers to methods for which nobody waited any more.
+	LateReplies uint64
+	// Desired counts the changes of desired properties that leaves have had.
+	Desired uint64
+	// TwinReads and Reports count what leaves asked about their twins.
+	TwinReads, Reports uint64
+	// Asleep is the number of sessions that are kept for leaves that are away.
+	Asleep int
 	// Garbage counts the connections closed because what they sent is not MQTT.
 	Garbage uint64
+	// FileParts counts the parts of files that are on flash, and their ends.
+	FileParts uint64
 	// Wills counts the last wills handed over.
 	Wills uint64
 }
@@ -56,12 +72,24 @@ type RefuseReason string
 // The reasons why a message is not taken.
 const (
 	RefuseTopic    RefuseReason = "topic"    // another leaf's, or none of the dialects'
+	RefuseRule     RefuseReason = "rule"     // without a rule, of firmware that has some: acknowledged all the same
 	RefuseQoS      RefuseReason = "qos"      // QoS 2
 	RefuseInflight RefuseReason = "inflight" // more than max_inflight_messages at once
 	RefuseTooLarge RefuseReason = "oversize" // larger than the hub takes
 	RefuseLeaf     RefuseReason = "leaf"     // unknown or disabled by now
 	RefuseFull     RefuseReason = "full"     // the store is at its bound
 	RefuseFailed   RefuseReason = "failed"   // the store cannot write, or the gateway is shutting down
+)
+
+// CallResult is how a direct method ended. The texts are label values of
+// metrics.
+type CallResult string
+
+// The ends of a direct method.
+const (
+	CallAnswered CallResult = "answered"
+	CallAbsent   CallResult = "absent" // nobody listened, or the leaf went away
+	CallSilent   CallResult = "silent" // no answer in time
 )
 
 // counters holds what State reports, except what is counted from the sessions.
@@ -86,5 +114,7 @@ func (c *counters) snapshot() State {
 	s := c.s
 	s.Connects = maps.Clone(s.Connects)
 	s.Refused = maps.Clone(s.Refused)
+	s.Commands = maps.Clone(s.Commands)
+	s.Calls = maps.Clone(s.Calls)
 	return s
 }

@@ -22,6 +22,10 @@ const (
 	APIVersion        = "2021-04-12"
 )
 
+// BatchFormat is the message format of a transfer that carries several messages,
+// each encoded whole in a data section of its own (wire contract, section 3.5).
+const BatchFormat = 0x80013700
+
 // MaxIdentities is how many leaves one connection may carry. The hub closes the
 // door at 999 tokens; what others count as a token may differ by a few (wire
 // contract, sections 3.9 and 12.1).
@@ -34,10 +38,11 @@ const (
 	PropertyLane     = "fieldgate-lane"     // name of the lane
 	PropertySeq      = "fieldgate-seq"      // 1, 2, 3 … per leaf, lane and start
 	PropertyStart    = "fieldgate-start"    // the gateway start that numbered it
-	PropertyDropped  = "fieldgate-dropped"  // messages of the lane dropped so far since that start; absent for 0
+	PropertyDropped  = "fieldgate-dropped"  // how many numbers below it were given up, as far as is known; absent for 0
 	PropertyCaptured = "fieldgate-captured" // when the gateway received it, RFC 3339, UTC
 	PropertyClock    = "fieldgate-clock"    // quality of that time: synced, estimated, unsynced
 	PropertyChannel  = "fieldgate-channel"  // stream within the leaf; absent for none
+	PropertyLeaf     = "fieldgate-leaf"     // the leaf's id, where the message goes under the gateway's identity; else absent
 )
 
 // Names that the hub itself gives a meaning (wire contract, section 3.5).
@@ -113,10 +118,9 @@ func ToAMQP(m *gateway.Message, now gateway.Instant) AMQPMessage {
 
 // prove adds what the gateway knows of the message.
 func prove(properties map[string]string, m *gateway.Message, now gateway.Instant) {
-	// A leaf that uses our names does not get them past us, whatever the case:
-	// routing queries of the hub compare names without case.
-	maps.DeleteFunc(properties, func(name, _ string) bool {
-		return len(name) >= 10 && strings.EqualFold(name[:10], "fieldgate-")
+	// A leaf that uses our names does not get them past us.
+	maps.DeleteFunc(properties, func(name, value string) bool {
+		return isProof(name) && !gateway.LowersTrust(gateway.Property{Name: name, Value: value})
 	})
 	captured := m.Captured.Repair(now)
 	properties[PropertyLane] = m.Lane.String()

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"maps"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -88,6 +89,20 @@ func TestALeafCannotForgeTheProof(t *testing.T) {
 	}
 	if got["fieldgate"] != "mine" {
 		t.Errorf("a harmless name was taken away: %v", maps.Clone(got))
+	}
+}
+
+// A driver says how little a leaf has proven; nobody can claim to have proven more.
+func TestTrustCanOnlyBeLowered(t *testing.T) {
+	for value, passes := range map[string]bool{"advertised": true, "unpaired": true, "just-works": true, "paired": false, "": false} {
+		m := &gateway.Message{Captured: noon, Seq: 1, Properties: []gateway.Property{{Name: gateway.PropertyTrust, Value: value}}}
+		if got, ok := hub.ToAMQP(m, noon).Properties[gateway.PropertyTrust]; ok != passes || ok && got != value {
+			t.Errorf("%q became %q, %v", value, got, ok)
+		}
+		wired, _ := hub.AppendAMQP(nil, m, noon, "")
+		if strings.Contains(string(wired), gateway.PropertyTrust) != passes {
+			t.Errorf("%q on the wire: %q", value, wired)
+		}
 	}
 }
 

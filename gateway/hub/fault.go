@@ -67,8 +67,8 @@ var codes = map[int]Verdict{
 
 // byClass is the verdict by the first three digits, for numbers not listed.
 var byClass = map[int]Verdict{
-	400: BadMessage, 401: Refused, 403: Refused, 404: Refused, 413: TooLarge,
-	415: BadMessage, 429: Throttled, 500: BackOff, 502: BackOff, 503: BackOff,
+	400: BadMessage, 401: Refused, 403: Refused, 404: Refused, 408: BackOff, 413: TooLarge,
+	415: BadMessage, 429: Throttled, 500: BackOff, 502: BackOff, 503: BackOff, 504: BackOff,
 }
 
 // JudgeLink returns what the end of a link, a session or a connection asks for.

@@ -27,6 +27,8 @@ func TestJudge(t *testing.T) {
 		{"com.microsoft:device-container-throttled", "", hub.Throttled, hub.Throttled},
 		{"amqp:internal-error", number("429001"), hub.Throttled, hub.Throttled},
 		{"amqp:internal-error", number("503005"), hub.Throttled, hub.Throttled},
+		{"com.example:other", number("504101"), hub.BackOff, hub.BackOff},
+		{"com.example:other", number("408001"), hub.BackOff, hub.BackOff},
 		{"amqp:internal-error", number("500001"), hub.BackOff, hub.BackOff},
 		{"amqp:internal-error", "", hub.BackOff, hub.BackOff},
 		{"amqp:link:message-size-exceeded", "", hub.TooLarge, hub.BadMessage},

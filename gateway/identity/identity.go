@@ -42,11 +42,15 @@ func ParseKey(text string) (Key, error) {
 	if len(b) < minKey || len(b) > maxKey {
 		return Key{}, fmt.Errorf("key has %d bytes, the hub's keys have %d to %d", len(b), minKey, maxKey)
 	}
+	return keyOf(b), nil
+}
+
+func keyOf(secret []byte) Key {
 	return Key{func(text string) []byte {
-		h := hmac.New(sha256.New, b)
+		h := hmac.New(sha256.New, secret)
 		h.Write([]byte(text))
 		return h.Sum(nil)
-	}}, nil
+	}}
 }
 
 // ReadKeyFile reads a key from a file that holds nothing else.
@@ -80,6 +84,10 @@ func (k Key) sign(rawResource, expiry string) []byte {
 	return k.mac(rawResource + "\n" + expiry)
 }
 
+// Derive returns the key of a registration in the enrolment group whose key k is
+// (wire contract, section 8.1). k must not be zero.
+func (k Key) Derive(registration string) Key { return keyOf(k.mac(registration)) }
+
 // Token returns a SAS token for resource (not escaped, for example
 // "myhub.azure-devices.net/devices/pump-1") that is valid until expiry, to the
 // second below. k must not be zero.
@@ -89,6 +97,12 @@ func (k Key) Token(resource string, expiry time.Time) string {
 	se := strconv.FormatInt(expiry.Unix(), 10)
 	sig := url.QueryEscape(base64.StdEncoding.EncodeToString(k.sign(sr, se)))
 	return "SharedAccessSignature sr=" + sr + "&sig=" + sig + "&se=" + se
+}
+
+// PolicyToken is Token with the name of the policy whose key k is: "registration"
+// for provisioning, or a shared access policy of the hub.
+func (k Key) PolicyToken(policy, resource string, expiry time.Time) string {
+	return k.Token(resource, expiry) + "&skn=" + url.QueryEscape(policy)
 }
 
 // Token is a parsed SAS token. It is not proven until SignedBy says so.

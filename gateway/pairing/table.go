@@ -1,6 +1,6 @@
 // Package pairing knows which leaves are admitted and how each proves who it
-// is: with a password of its own, or with a shared access signature made with
-// its hub key. How a leaf gets into the table (the pairing window, the
+// is: with a password of its own, with a shared access signature made with its
+// hub key, or with a certificate. How a leaf gets into the table (the pairing window, the
 // operator's console) and over which wire it logs in are for others.
 package pairing
 
@@ -9,6 +9,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -23,6 +24,9 @@ type Leaf struct {
 	ID       string       // as the hub knows it, case counts
 	Disabled bool         // known, but must not connect
 	Password PasswordHash // zero: the leaf has none and cannot log in with one
+	// Thumbprints are those of the leaf's certificate, and of its next or former
+	// one. Zero: the leaf cannot log in with a certificate of its own making.
+	Thumbprints [2]Thumbprint
 }
 
 // Why a leaf is not let in. Whoever answers the leaf says the same for all of
@@ -59,10 +63,13 @@ type Table struct {
 	hashing chan struct{} // one token per password hash being computed
 	memory  [32]byte      // key of the verdicts, random per process
 
+	authority *x509.CertPool // whose signatures on leaves' certificates are believed; nil: nobody's
+
 	mu       sync.RWMutex
 	leaves   map[string]Leaf      // guarded by mu
 	accepted map[string]verdict   // the last good password of each leaf, guarded by mu
 	rejected map[verdict]struct{} // wrong passwords of late, guarded by mu
+	pinned   int                  // leaves with thumbprints, guarded by mu
 }
 
 // NewTable makes an empty table. Leaves name the hub in their tokens, some name
@@ -86,14 +93,24 @@ func NewTable(hubHost string, gatewayNames []string, keys *identity.Keyring) *Ta
 func (t *Table) Put(l Leaf) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.pinned += l.pinned() - t.leaves[l.ID].pinned()
 	t.leaves[l.ID] = l
 	delete(t.accepted, l.ID)
+}
+
+// pinned is 1 for a leaf with thumbprints.
+func (l Leaf) pinned() int {
+	if l.Thumbprints == [2]Thumbprint{} {
+		return 0
+	}
+	return 1
 }
 
 // Remove forgets a leaf. Its key stays in the keyring.
 func (t *Table) Remove(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.pinned -= t.leaves[id].pinned()
 	delete(t.leaves, id)
 	delete(t.accepted, id)
 }

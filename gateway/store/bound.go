@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -85,6 +86,7 @@ func (l *lane) finishOne() bool {
 func (l *lane) drop(s *segment) error {
 	s.io.Lock()
 	defer s.io.Unlock()
+	names := l.nameWaiting(s)
 	if err := l.erase(s); err != nil {
 		return fmt.Errorf("%w: cannot drop oldest segment: %w", gateway.ErrStoreFailed, err)
 	}
@@ -93,6 +95,7 @@ func (l *lane) drop(s *segment) error {
 	n := s.giveUp()
 	l.dropped[gateway.DropQuota] += int64(n)
 	l.mu.Unlock()
+	l.tellGivenUp(names)
 	l.log.Warn("lane is full: oldest messages dropped", "messages", n,
 		"captured_from", s.first.Wall, "captured_to", s.last.Wall)
 	l.store.wakeKeeper()
@@ -110,7 +113,7 @@ func (l *lane) thin(s *segment) error {
 	}
 	sieve := sieve{lane: l, segment: s, seen: map[string]int{}}
 	s.thinned = true // goes into the new index
-	if err := l.rewrite(s, l.store.trash, sieve.feed); err != nil {
+	if err := l.rewrite(s, logSize(s.dir)+segmentMemtable, l.store.trash, sieve.feed); err != nil {
 		s.thinned = false
 		return err
 	}
@@ -122,6 +125,7 @@ func (l *lane) thin(s *segment) error {
 	}
 	l.dropped[gateway.DropQuota] += int64(len(sieve.dropped))
 	l.mu.Unlock()
+	l.tellGivenUp(sieve.names.runs)
 	l.log.Warn("lane is full: every second message of its oldest segment dropped", "messages", len(sieve.dropped),
 		"captured_from", s.first.Wall, "captured_to", s.last.Wall)
 	l.store.wakeKeeper()
@@ -134,6 +138,7 @@ type sieve struct {
 	segment *segment
 	seen    map[string]int // unsettled messages of each leaf so far
 	dropped []gateway.Position
+	names   roll // of those
 }
 
 // feed hands the sifted blocks to put.
@@ -142,16 +147,26 @@ func (v *sieve) feed(put func(block uint32, frame []byte) error) error {
 	for block := range uint32(len(s.table)) {
 		var sifted []byte
 		count := s.count(block)
-		found, err := s.db.get(block, func(data []byte) {
+		use := func(data []byte) {
 			if f, err := parseFrameAt(data, s.address(block), count); err == nil {
 				sifted = v.sift(f)
 			}
-		})
+		}
+		_, err := s.db.get(block, use)
 		if err != nil && passing(err) {
 			return fmt.Errorf("%w: cannot read segment to thin it: %w", gateway.ErrStoreFailed, err)
 		}
-		if !found || sifted == nil {
-			continue // damaged: Read will find and count that
+		if sifted == nil { // Badger does not find it; it may be there all the same
+			data, err := v.lane.salvageBlock(s, block)
+			if err != nil {
+				return fmt.Errorf("%w: cannot read segment to thin it: %w", gateway.ErrStoreFailed, err)
+			}
+			if data != nil {
+				use(data)
+			}
+		}
+		if sifted == nil {
+			continue // lost: Read will find and count that
 		}
 		if err := put(block, sifted); err != nil {
 			return err
@@ -160,7 +175,8 @@ func (v *sieve) feed(put func(block uint32, frame []byte) error) error {
 	return nil
 }
 
-// sift returns the frame with only those messages in it that stay.
+// sift returns the frame with only those messages in it that stay. One that is
+// damaged stays so: Read will find and count it.
 func (v *sieve) sift(f frame) []byte {
 	states := make([]gateway.StoredState, f.count)
 	v.lane.mu.Lock()
@@ -169,16 +185,21 @@ func (v *sieve) sift(f frame) []byte {
 	}
 	v.lane.mu.Unlock()
 	var payload []byte
+	var damaged []int
 	ends := make([]int, f.count)
 	all := func(int) bool { return true }
 	f.each(all, func(i int, data []byte, err error) bool {
-		if err == nil && states[i] != settled && v.stays(f, i, states[i], data) {
+		switch {
+		case states[i] == settled:
+		case errors.Is(err, errDamaged):
+			damaged = append(damaged, i)
+		case err == nil && v.stays(f, i, states[i], data):
 			payload = append(payload, data...)
 		}
 		ends[i] = len(payload)
 		return true
 	})
-	return appendFrame(nil, f.address, payload, ends)
+	return spoil(appendFrame(nil, f.address, f.index, payload, ends), damaged)
 }
 
 func (v *sieve) stays(f frame, index int, state gateway.StoredState, data []byte) bool {
@@ -190,6 +211,7 @@ func (v *sieve) stays(f frame, index int, state gateway.StoredState, data []byte
 	if state == gateway.Out || v.seen[m.Leaf]%2 == 1 {
 		return true
 	}
+	v.names.add(m)
 	v.dropped = append(v.dropped, gateway.Position{
 		Lane: f.lane, Segment: f.segment, Block: f.block, Index: uint16(index),
 	})

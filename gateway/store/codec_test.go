@@ -99,7 +99,7 @@ func makeFrame(a address, ms []*gateway.Message) []byte {
 		payload = appendMessage(payload, m)
 		ends = append(ends, len(payload))
 	}
-	return appendFrame(nil, a, payload, ends)
+	return appendFrame(nil, a, 0, payload, ends)
 }
 
 func every(int) bool { return true }
@@ -194,7 +194,13 @@ func FuzzParseFrame(f *testing.F) {
 				return true
 			})
 		}
-		findFrames(data, newSegment(a.lane, a.segment, ""), map[uint32][]byte{})
+		_, _ = findFrameAt(data, a)
+		_, _ = parseEntry(data)
+		findFrames(data, 0, newSegment(a.lane, a.segment, ""), func(_ uint32, at int, frame []byte) {
+			if !bytes.Equal(data[at:at+len(frame)], frame) {
+				t.Errorf("a frame of %d bytes is not at %d", len(frame), at)
+			}
+		})
 	})
 }
 

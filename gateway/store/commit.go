@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 const (
@@ -80,6 +82,7 @@ type committer struct {
 	wake     chan struct{} // has one element when there may be something to do
 	head     *segment      // being written; nil before the first message
 	lastDone time.Time     // when the last commit ended
+	lone     string        // the leaf of the one message that the last commit was made of; "" for several
 
 	ahead     chan prepared // the next segment, opened before it is needed
 	preparing bool          // ahead will yield exactly one result
@@ -122,7 +125,11 @@ func (c *committer) gather() (todo []*handover, more bool) {
 		l.mu.Lock()
 		empty, eager, closed := len(l.queue) == 0, l.eagerLocked(), l.closed
 		wait := l.store.cfg.CommitWindow.D() - time.Since(c.lastDone)
-		if closed || !empty && (eager || wait <= 0) {
+		if closed || !empty && (eager || wait <= 0 || c.aloneLocked()) {
+			c.lone = ""
+			if l.queued == 1 && len(l.queue[0].messages) == 1 {
+				c.lone = l.queue[0].messages[0].Leaf
+			}
 			todo, l.queue = l.queue, nil
 			l.queued, l.bytes = 0, 0
 			l.mu.Unlock()
@@ -138,6 +145,14 @@ func (c *committer) gather() (todo []*handover, more bool) {
 			c.giveUpIdle()
 		}
 	}
+}
+
+// aloneLocked says that waiting gathers nothing: the only message is of the leaf
+// whose only message was committed last. It waits for each acknowledgement before
+// it sends the next one.
+func (c *committer) aloneLocked() bool {
+	q := c.lane.queue
+	return c.lane.queued == 1 && len(q[0].messages) == 1 && q[0].messages[0].Leaf == c.lone
 }
 
 // sleep waits until the committer is woken, at most for d. It reports whether it
@@ -216,7 +231,7 @@ func (b *commit) add(h *handover, m *gateway.Message) {
 func (b *commit) cost() (values, wal int64) {
 	for i := range b.blocks {
 		size := frameSize(len(b.blocks[i].messages), b.blocks[i].size)
-		v, w := blockCost(size)
+		v, w := blockCost(size, valueThreshold)
 		values += v
 		wal += max(w, min(int64(size), valueThreshold)+entryCost)
 	}
@@ -274,11 +289,16 @@ func (c *committer) write(b *commit) error {
 	}
 	blocks, frames := b.encode(c.head, c.frames[:0])
 	c.frames = frames
-	if err := c.head.db.put(blocks); err != nil {
+	failpoint.Hit(failpoint.StoreCommit)
+	begin := time.Now()
+	err := c.head.db.put(blocks)
+	c.lane.store.synced(begin)
+	if err != nil {
 		// Nobody knows what of it is on disk: this segment takes nothing more.
 		c.retire()
 		return fmt.Errorf("%w: %w", gateway.ErrStoreFailed, err)
 	}
+	failpoint.Hit(failpoint.StoreCommitted)
 	c.lane.store.commits.Add(1)
 	c.lane.store.written.Add(int64(len(frames)))
 	return nil
@@ -297,7 +317,7 @@ func (b *commit) encode(head *segment, frames []byte) (blocks []encodedBlock, sc
 			ends = append(ends, len(payload))
 		}
 		offsets = append(offsets, len(frames))
-		frames = appendFrame(frames, head.address(first+uint32(i)), payload, ends)
+		frames = appendFrame(frames, head.address(first+uint32(i)), i, payload, ends)
 	}
 	offsets = append(offsets, len(frames))
 	for i := range b.blocks {
@@ -335,6 +355,9 @@ func (l *lane) note(err error) {
 	l.failing = err
 	if err != nil {
 		l.failures++
+		if !errors.Is(err, gateway.ErrStoreFull) {
+			l.store.errors.Add(1)
+		}
 	} else {
 		l.failures = 0
 	}
@@ -469,6 +492,7 @@ func (l *lane) create(number uint64) (*segment, error) {
 		return nil, err
 	}
 	err := l.open(s, size)
+	failpoint.Hit(failpoint.SegmentMade)
 	if err != nil {
 		l.discard(s)
 		if passing(err) && needRoom(l.store.dir, int64(l.store.cfg.MinFree)) != nil {
@@ -479,30 +503,41 @@ func (l *lane) create(number uint64) (*segment, error) {
 	return s, nil
 }
 
-func (l *lane) open(s *segment, size int64) (err error) {
+func (l *lane) open(s *segment, size int64) error { return l.openWith(s, size, openSegment) }
+
+func (l *lane) openWith(s *segment, size int64, open func(string, int64, *slog.Logger) (*database, error)) (err error) {
 	if err := makeFolder(l.dir); err != nil {
 		return err
 	}
-	if s.db, err = openSegment(s.dir, size, l.log); err != nil {
+	if s.db, err = open(s.dir, size, l.log); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.SegmentMake)
 	if err := s.db.reserve(size); err != nil {
 		return err
 	}
-	// Badger leaves the names of its logs to the file system's mercy.
-	return errors.Join(syncFolder(s.dir), syncFolder(l.dir))
+	// Badger leaves the names of the logs to the file system's mercy.
+	return errors.Join(promiseFullLogs(s.dir), appendJournal(s.dir, nil, true), syncFolder(s.dir), syncFolder(l.dir))
 }
 
 // discard closes and removes a segment that is in no list and has no messages.
 func (l *lane) discard(s *segment) {
+	l.closeUnused(s)
+	if err := l.store.trash(s.dir); err != nil {
+		l.noteWork(s, fmt.Errorf("cannot remove unused segment: %w", err))
+		l.mu.Lock()
+		l.unused = append(l.unused, s)
+		l.mu.Unlock()
+		l.store.wakeKeeper()
+	}
+}
+
+func (l *lane) closeUnused(s *segment) {
 	if s.db != nil {
-		if err := s.db.Close(); err != nil {
+		if err := s.db.drop(); err != nil {
 			l.log.Debug("cannot close unused segment", "error", err)
 		}
 		s.db = nil
-	}
-	if err := l.store.trash(s.dir); err != nil {
-		l.log.Warn("cannot remove unused segment", "folder", s.dir, "error", err)
 	}
 }
 

@@ -18,20 +18,23 @@ type LaneConfig struct {
 	// MaxBytes bounds what the lane's segments occupy on disk, the room that is
 	// reserved for the one being written included.
 	MaxBytes gateway.Size `toml:"max_bytes"`
-	// Full says what happens at that bound: FullBlock, FullDropOldest or
-	// FullThin. Dropped messages are counted as gateway.DropQuota.
+	// Full says what happens at the bound MaxBytes: FullBlock (takes nothing more),
+	// FullDropOldest or FullThin (every second message of each leaf goes). What is
+	// dropped is counted under the reason "quota".
 	Full string `toml:"full"`
 }
 
 // Config is the configuration of the store.
 type Config struct {
 	Lanes [gateway.Lanes]LaneConfig `toml:"-"` // filled from the tables [lane.alarm] and [lane.telemetry]
-	// MinFree is left free on the file system, whatever the lanes' bounds say.
+	// MinFree is left free on the file system, whatever the lanes' bounds say. Dead
+	// letters and notes may go below it, down to what the next start needs.
 	MinFree gateway.Size `toml:"min_free"`
 	// SegmentSize is how much one segment holds. Space comes back in this unit.
 	SegmentSize gateway.Size `toml:"segment_size"`
 	// CommitWindow is how long the committer gathers messages for one sync. A
-	// message that comes after a pause is committed at once.
+	// message that comes after a pause is committed at once, and so is the one
+	// message of a leaf that waits for each acknowledgement.
 	CommitWindow gateway.Duration `toml:"commit_window"`
 	// AllowAnyFS accepts file systems on which the promises of the store were
 	// not tested.

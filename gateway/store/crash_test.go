@@ -2,9 +2,11 @@ package store
 
 import (
 	"bufio"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -191,7 +193,11 @@ func TestModel(t *testing.T) {
 	})
 }
 
-const childFolder = "FIELDGATE_STORE_TEST_CHILD"
+const (
+	childFolder = "FIELDGATE_STORE_TEST_CHILD"
+	childOpens  = "FIELDGATE_STORE_TEST_CHILD_OPENS" // and does no more
+	childFull   = "FIELDGATE_STORE_TEST_CHILD_FULL"  // and bears with a full disk
+)
 
 // TestMain lets the test binary be the process that is killed.
 func TestMain(m *testing.M) {
@@ -212,17 +218,34 @@ func TestMain(m *testing.M) {
 // busy appends and settles until it is killed. It says what was acknowledged
 // after it was, and what is settled before it is.
 func busy(dir string) error {
+	if os.Getenv(childOpens) != "" {
+		fmt.Println("begin")
+		if _, err := open(dir, testConfig(), slog.New(slog.DiscardHandler), patientTuning); err != nil {
+			return err
+		}
+		select {}
+	}
 	s, err := open(dir, testConfig(), slog.New(slog.DiscardHandler), fastTuning)
 	if err != nil {
 		return err
 	}
 	out := bufio.NewWriter(os.Stdout)
 	start, _ := s.Start()
+	full := os.Getenv(childFull) != ""
 	for i := 0; ; i += 20 {
-		if _, err := put(s, gateway.LaneTelemetry, messages("a", int(start)<<24+i, 20, 500), gateway.Unread); err != nil {
+		if full && i%100 == 0 {
+			letter := int(start)<<24 + i
+			if err := s.DeadLetter(message("poison", letter, 30_000), "no"); err == nil {
+				fmt.Fprintf(out, "shelved %d\n", letter)
+			} else if !errors.Is(err, gateway.ErrStoreFull) {
+				return err
+			}
+		}
+		if _, err := put(s, gateway.LaneTelemetry, messages("a", int(start)<<24+i, 20, 500), gateway.Unread); err == nil {
+			fmt.Fprintf(out, "acked %d\n", int(start)<<24+i+19)
+		} else if !full || !errors.Is(err, gateway.ErrStoreFull) {
 			return err
 		}
-		fmt.Fprintf(out, "acked %d\n", int(start)<<24+i+19)
 		out.Flush()
 		if i%3 != 0 {
 			continue
@@ -246,7 +269,7 @@ func TestKill(t *testing.T) {
 	done := map[int]bool{} // settled
 	acked := []int{}       // everything acknowledged, in order
 	for round := range 8 {
-		for _, line := range killed(t, dir) {
+		for _, line := range killed(t, dir, func() {}) {
 			var n int
 			if _, err := fmt.Sscanf(line, "acked %d", &n); err == nil {
 				acked = append(acked, span(n-19, 20)...)
@@ -265,20 +288,23 @@ func TestKill(t *testing.T) {
 				t.Errorf("round %d: acknowledged message %d is lost", round, n)
 			}
 		}
+		if d := s.State().Damage; d != (gateway.Damage{}) {
+			t.Errorf("round %d: damage is reported: %+v", round, d)
+		}
 		t.Logf("round %d: %d acknowledged so far, %d in the store", round, len(acked), len(inStore))
 		mustClose(t, s)
 	}
 }
 
 // killed runs the busy process for a while, kills it and returns what it said.
-func killed(t *testing.T, dir string) (lines []string) {
+func killed(t *testing.T, dir string, meanwhile func(), env ...string) (lines []string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childFolder+"="+dir)
+	cmd.Env = append(append(os.Environ(), childFolder+"="+dir), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -289,6 +315,7 @@ func killed(t *testing.T, dir string) (lines []string) {
 	}
 	timer := time.AfterFunc(time.Duration(100+rand.IntN(400))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
+	meanwhile()
 	in := bufio.NewReader(out)
 	for {
 		line, err := in.ReadString('\n')
@@ -298,7 +325,69 @@ func killed(t *testing.T, dir string) (lines []string) {
 		lines = append(lines, strings.TrimSpace(line))
 	}
 	_ = cmd.Wait() // it was killed
+	if code := cmd.ProcessState.ExitCode(); code > 1 {
+		t.Errorf("it did not live until it was killed: %v", cmd.ProcessState)
+	}
 	return lines
+}
+
+// TestKillOnAFullDisk kills a busy process on a disk that others fill and free again.
+// What was acknowledged and not settled is there, and so is what was shelved.
+func TestKillOnAFullDisk(t *testing.T) { smallDisks(t, "96M", killOnAFullDisk) }
+
+func killOnAFullDisk(t *testing.T, disk string) {
+	dir, blocker := filepath.Join(disk, "store"), filepath.Join(disk, "blocker")
+	done, shelved := map[int]bool{}, map[int]bool{}
+	var acked []int
+	for round := range 6 {
+		lines := killed(t, dir, func() {
+			for range rand.IntN(4) {
+				time.Sleep(time.Duration(rand.IntN(80)) * time.Millisecond)
+				if free, err := freeSpace(disk); err == nil && free > 0 {
+					_ = os.WriteFile(blocker, nil, 0o600)
+					_ = allocate(blocker, rand.Int64N(free+1))
+				}
+			}
+		}, childFull+"=1")
+		_ = os.Remove(blocker) // it may not have come to that
+		for _, line := range lines {
+			var n int
+			if _, err := fmt.Sscanf(line, "acked %d", &n); err == nil {
+				acked = append(acked, span(n-19, 20)...)
+			} else if _, err := fmt.Sscanf(line, "settled %d", &n); err == nil {
+				done[n] = true
+			} else if _, err := fmt.Sscanf(line, "shelved %d", &n); err == nil {
+				shelved[n] = true
+			}
+		}
+		s := mustOpen(t, dir, testConfig(), patientTuning)
+		got := readAll(t, s, gateway.LaneTelemetry)
+		inStore := seqs(got)
+		if !slices.IsSorted(inStore) || len(slices.Compact(slices.Clone(inStore))) != len(inStore) {
+			t.Errorf("round %d: out of order or twice", round)
+		}
+		for _, n := range acked {
+			if _, ok := slices.BinarySearch(inStore, n); !ok && !done[n] {
+				t.Errorf("round %d: acknowledged message %d is lost", round, n)
+			}
+		}
+		lost := maps.Clone(shelved)
+		if err := s.DeadLetters(func(d DeadLetter) bool { delete(lost, int(d.Message.Seq)); return true }); err != nil {
+			t.Error(err)
+		}
+		if len(lost) > 0 && s.State().DeadLetters < 400 { // the oldest give way
+			t.Errorf("round %d: letters %v are lost", round, slices.Sorted(maps.Keys(lost)))
+		}
+		if d := s.State().Damage; d != (gateway.Damage{}) {
+			t.Errorf("round %d: damage is reported: %+v", round, d)
+		}
+		t.Logf("round %d: %d acknowledged, %d in the store, %d shelved", round, len(acked), len(inStore), len(shelved))
+		s.Settle(positions(got)...)
+		for _, n := range inStore {
+			done[n] = true
+		}
+		mustClose(t, s)
+	}
 }
 
 // filledCopy returns the folder of a store with 3000 messages in several
@@ -424,6 +513,33 @@ func TestDamagedMeta(t *testing.T) {
 	}
 	if kept, _ := filepath.Glob(filepath.Join(dir, damagedName, "*")); len(kept) != 1 {
 		t.Errorf("set aside: %v", kept)
+	}
+}
+
+// Badger cuts the log of the meta database off where it is damaged. That costs
+// dead letters and notes, and is said.
+func TestDamageInTheLogOfMeta(t *testing.T) {
+	base := t.TempDir()
+	s := mustOpen(t, base+"/busy", testConfig(), patientTuning)
+	for i := range 5 {
+		if err := s.DeadLetter(message("poison", i, 2000), "no"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := copyOf(t, base+"/busy")
+	logs, err := filepath.Glob(filepath.Join(dir, metaName, "*.mem"))
+	if err != nil || len(logs) == 0 {
+		t.Fatal(logs, err)
+	}
+	spoilFile(t, logs[len(logs)-1], "poison/2/", 0, 1)
+	s = mustOpen(t, dir, testConfig(), patientTuning)
+	if n, d := s.State().DeadLetters, s.State().Damage; n != 2 || d.Meta != 1 {
+		t.Errorf("%d letters, reported %+v, want 2 and one loss", n, d)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, testConfig(), patientTuning)
+	if d := s.State().Damage; d.Meta != 1 {
+		t.Errorf("reported %+v at the next start, want one loss", d)
 	}
 }
 

@@ -15,11 +15,15 @@
 // On disk:
 //
 //	store-format            marker: this folder is ours, and of which version
-//	ballast                 allocated, given up when there is no room to start
+//	ballast                 allocated, given up when there is no room to start, to
+//	                        write a damaged segment anew, or for dead letters and notes
+//	starts                  how often the store was opened
 //	meta/                   long-lived database: start number, dead letters
 //	queue/<lane>/<number>/  one segment: Badger's files and beside them
 //	    index               how many messages each block has (sealed ones only)
 //	    settled             journal of what is done with
+//	    full-logs           there while the logs have the full size that they were made
+//	                        with: a shorter one is damaged
 //	trash/                  being removed
 //	damaged/                segments that could not be read, kept for diagnosis
 //
@@ -27,5 +31,6 @@
 // (what it looks like on flash), commit.go (how it gets there), segment.go (what
 // is remembered about it), read.go (how it comes back), keeper.go (how it
 // leaves). open.go and recover.go are the start, bound.go is what happens when
-// the lane is full, space.go is what happens when the disk is.
+// the lane is full, space.go is what happens when the disk is, damage.go is the
+// account of what was lost to damage.
 package store

@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"math"
 
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
 // A block as it lies on flash:
 //
-//	"FGB1"  lane 1 byte  reserved 1 byte  messages u16  segment u64  block u32  payload u32
+//	"FGB1"  lane 1 byte  index in commit 1 byte  messages u16  segment u64  block u32  payload u32
 //	per message: length u32, CRC-32C u32
 //	CRC-32C of all of the above u32
 //	payload: the messages, one behind the other
@@ -20,7 +21,9 @@ import (
 // block, index and length too: bytes that were intact but in the wrong place
 // would otherwise pass for another message. A damaged header costs only the
 // messages that cannot be found without it. A length of zero marks a message
-// that was thinned out; its index stays taken, so that positions stay valid.
+// that was thinned out; its index stays taken, so that positions stay valid. The
+// index in the commit says which blocks were written together; from 255 on it
+// stays 255.
 const (
 	frameMagic  = "FGB1"
 	frameHeader = 24
@@ -33,7 +36,7 @@ const (
 
 	// maxMessage is the largest message that is stored, in Message.Size: the
 	// hub's limit (256 KiB) and room for what a module may add.
-	maxMessage = 300 << 10
+	maxMessage = gateway.MaxStored
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -45,12 +48,13 @@ type address struct {
 	block   uint32
 }
 
-// appendFrame appends the frame of a block at a with the encoded messages in
-// payload; ends are the offsets in payload behind each message.
-func appendFrame(buf []byte, a address, payload []byte, ends []int) []byte {
+// appendFrame appends the frame of a block at a, the index-th of its commit, with
+// the encoded messages in payload; ends are the offsets in payload behind each
+// message.
+func appendFrame(buf []byte, a address, index int, payload []byte, ends []int) []byte {
 	start := len(buf)
 	buf = append(buf, frameMagic...)
-	buf = append(buf, byte(a.lane), 0)
+	buf = append(buf, byte(a.lane), byte(min(index, math.MaxUint8)))
 	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(ends)))
 	buf = binary.LittleEndian.AppendUint64(buf, a.segment)
 	buf = binary.LittleEndian.AppendUint32(buf, a.block)
@@ -64,6 +68,18 @@ func appendFrame(buf []byte, a address, payload []byte, ends []int) []byte {
 	}
 	buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(buf[start:], castagnoli))
 	return append(buf, payload...)
+}
+
+// spoil makes messages of an encoded frame damaged ones, and returns it.
+func spoil(data []byte, messages []int) []byte {
+	count := int(binary.LittleEndian.Uint16(data[6:]))
+	for _, i := range messages {
+		sum := data[frameHeader+i*frameSlot+4:]
+		binary.LittleEndian.PutUint32(sum, ^binary.LittleEndian.Uint32(sum))
+	}
+	top := frameHeader + count*frameSlot
+	binary.LittleEndian.PutUint32(data[top:], crc32.Checksum(data[:top], castagnoli))
+	return data
 }
 
 // frameSize is the size of a frame in bytes.
@@ -84,6 +100,7 @@ func messageSum(a address, index int, data []byte) uint32 {
 // frame is a parsed block. Its parts alias the bytes it was parsed from.
 type frame struct {
 	address
+	index int // of the block in its commit
 	count int
 	slots []byte // count pairs of length and checksum
 	body  []byte // from the first message on, as much as there is
@@ -103,6 +120,7 @@ func parseFrame(data []byte) (frame, error) {
 			segment: binary.LittleEndian.Uint64(data[8:]),
 			block:   binary.LittleEndian.Uint32(data[16:]),
 		},
+		index: int(data[5]),
 		count: int(binary.LittleEndian.Uint16(data[6:])),
 	}
 	payload := int64(binary.LittleEndian.Uint32(data[20:]))
@@ -121,8 +139,8 @@ func parseFrame(data []byte) (frame, error) {
 }
 
 // parseFrameAt reads the frame that should stand at a and hold count messages.
-// Where its header is damaged, the result says what it should have said: what
-// can still be found by it is checked message by message.
+// data is all of it. Where its header is damaged, the result says what it should
+// have said: what can still be found by it is checked message by message.
 func parseFrameAt(data []byte, a address, count int) (frame, error) {
 	f, err := parseFrame(data)
 	if err == nil && f.address == a && f.count == count {
@@ -132,10 +150,84 @@ func parseFrameAt(data []byte, a address, count int) (frame, error) {
 	if len(data) < top+frameSum {
 		return frame{}, errFrame
 	}
-	return frame{
+	f = frame{
 		address: a, count: count,
 		slots: data[frameHeader:top], body: data[top+frameSum:], size: len(data),
-	}, nil
+	}
+	f.mendLengths()
+	return f, nil
+}
+
+// findFrameAt is parseFrameAt for a block of which nobody knows how many messages
+// it holds. It is an error when none of them is intact.
+func findFrameAt(data []byte, a address) (frame, error) {
+	if f, err := parseFrame(data); err == nil && f.address == a && f.size == len(data) {
+		return f, nil
+	}
+	if len(data) < frameHeader {
+		return frame{}, errFrame
+	}
+	said := int(binary.LittleEndian.Uint16(data[6:]))
+	for _, count := range append([]int{said}, countsThatFit(data)...) {
+		if count < 1 || count > maxBlockMessages {
+			continue
+		}
+		f, err := parseFrameAt(data, a, count)
+		if err == nil && f.intact() > 0 {
+			return f, nil
+		}
+	}
+	return frame{}, errFrame
+}
+
+// countsThatFit lists with how many messages the lengths add up to the whole.
+func countsThatFit(data []byte) (counts []int) {
+	sum := 0
+	for n := 1; n <= maxBlockMessages && frameHeader+n*frameSlot+frameSum <= len(data); n++ {
+		sum += int(binary.LittleEndian.Uint32(data[frameHeader+(n-1)*frameSlot:]))
+		if frameSize(n, sum) == len(data) {
+			counts = append(counts, n)
+		}
+	}
+	return counts
+}
+
+// intact counts the messages whose checksum is right.
+func (f frame) intact() (n int) {
+	all := func(int) bool { return true }
+	f.each(all, func(_ int, _ []byte, err error) bool {
+		if err == nil {
+			n++
+		}
+		return true
+	})
+	return n
+}
+
+// mendLengths corrects the length of one message when the lengths do not add up:
+// all messages behind it would be looked for in the wrong place.
+func (f *frame) mendLengths() {
+	length := func(i int) int { return int(binary.LittleEndian.Uint32(f.slots[i*frameSlot:])) }
+	excess := -len(f.body)
+	for i := range f.count {
+		excess += length(i)
+	}
+	if excess == 0 {
+		return
+	}
+	from := 0
+	for i := range f.count {
+		n := length(i) - excess
+		if end := from + n; n > 0 && end <= len(f.body) &&
+			messageSum(f.address, i, f.body[from:end]) == binary.LittleEndian.Uint32(f.slots[i*frameSlot+4:]) {
+			f.slots = bytes.Clone(f.slots)
+			binary.LittleEndian.PutUint32(f.slots[i*frameSlot:], uint32(n))
+			return
+		}
+		if from += length(i); from > len(f.body) {
+			return
+		}
+	}
 }
 
 var (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // The two small files that a segment has beside Badger's. Both are plain files
@@ -117,7 +119,8 @@ func (d *decoder) instant() (i gateway.Instant) {
 //
 //	block u32  messages u16  one bit for each message  CRC-32C u32
 //
-// A later record of a block adds to the earlier ones. What stands behind a
+// The checksum covers lane and number of the segment too: a journal in the wrong
+// place would settle what is not settled. A later record of a block adds to the earlier ones. What stands behind a
 // damaged record is not looked at.
 
 // takeNews returns the records of the blocks and takes all news as written. The
@@ -135,7 +138,7 @@ func (s *segment) takeNews(blocks []uint32) []byte {
 			}
 		}
 		buf = append(buf, bits...)
-		buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(buf[start:], castagnoli))
+		buf = binary.LittleEndian.AppendUint32(buf, s.recordSum(buf[start:]))
 	}
 	clear(s.unwritten)
 	s.fresh = 0
@@ -152,8 +155,24 @@ func replayJournal(s *segment) error {
 		return err
 	}
 	if good := applyJournal(s, data); good < len(data) {
-		// Records that follow would not be found behind the damage.
 		return os.Truncate(filepath.Join(s.dir, journalName), int64(good))
+	}
+	return nil
+}
+
+// mendJournal takes out what stands behind the last whole record: those that follow
+// would not be found behind it.
+func mendJournal(s *segment) error {
+	path := filepath.Join(s.dir, journalName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	if good := s.eachRecord(data, func(uint32, int, []byte) {}); good < len(data) {
+		return os.Truncate(path, int64(good))
 	}
 	return nil
 }
@@ -161,37 +180,63 @@ func replayJournal(s *segment) error {
 // applyJournal settles what the records say and returns how many bytes of data
 // are undamaged.
 func applyJournal(s *segment, data []byte) (good int) {
-	for len(data) >= 6 {
-		block, count := binary.LittleEndian.Uint32(data), int(binary.LittleEndian.Uint16(data[4:]))
-		end := 6 + (count+7)/8
-		if len(data) < end+4 || crc32.Checksum(data[:end], castagnoli) != binary.LittleEndian.Uint32(data[end:]) {
-			break
+	good = s.eachRecord(data, func(block uint32, count int, bits []byte) {
+		if int(block) >= len(s.table) || s.count(block) != count {
+			return
 		}
-		if int(block) < len(s.table) && s.count(block) == count {
-			for i := range count {
-				if data[6+i/8]>>(i%8)&1 != 0 {
-					s.set(block, i, settled)
-				}
+		for i := range count {
+			if bits[i/8]>>(i%8)&1 != 0 {
+				s.set(block, i, settled)
 			}
 		}
-		data = data[end+4:]
-		good += end + 4
-	}
+	})
 	clear(s.unwritten)
 	s.fresh = 0
 	return good
 }
 
+// recordSum is the checksum of a record of the segment's journal.
+func (s *segment) recordSum(record []byte) uint32 {
+	place := binary.LittleEndian.AppendUint64([]byte{byte(s.lane)}, s.number)
+	return crc32.Update(crc32.Checksum(place, castagnoli), castagnoli, record)
+}
+
+// eachRecord calls use for the records of a journal up to the first damage, and
+// returns how many bytes those are. The bits alias data.
+func (s *segment) eachRecord(data []byte, use func(block uint32, count int, bits []byte)) (good int) {
+	for len(data) >= 6 {
+		block, count := binary.LittleEndian.Uint32(data), int(binary.LittleEndian.Uint16(data[4:]))
+		end := 6 + (count+7)/8
+		if len(data) < end+4 || s.recordSum(data[:end]) != binary.LittleEndian.Uint32(data[end:]) {
+			break
+		}
+		use(block, count, data[6:end])
+		data = data[end+4:]
+		good += end + 4
+	}
+	return good
+}
+
 // appendJournal appends records to the journal. With sync they are safe from a
-// power cut, without it from the end of the process.
+// power cut, without it from the end of the process. What a full disk has taken
+// of them is taken out again: nothing behind half a record would be read.
 func appendJournal(dir string, records []byte, sync bool) error {
 	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(records)
+	before, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	failpoint.Hit(failpoint.JournalWrite)
+	if _, err = f.Write(records); err != nil {
+		err = errors.Join(err, f.Truncate(before))
+	}
+	failpoint.Hit(failpoint.JournalWritten)
 	if err == nil && sync {
 		err = f.Sync()
+		failpoint.Hit(failpoint.JournalSynced)
 	}
 	return errors.Join(err, f.Close())
 }
@@ -202,5 +247,6 @@ func replaceFile(path string, data []byte) error {
 	if err := os.WriteFile(next, data, 0o600); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.IndexWritten)
 	return os.Rename(next, path)
 }

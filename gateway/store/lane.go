@@ -38,6 +38,11 @@ type lane struct {
 	failures int       // how often that was said since it began
 	retryAt  time.Time // before it no new segment is tried
 	last     uint64    // the highest number given to a segment
+
+	// Segments without messages whose folders could not be removed yet.
+	unused []*segment
+	// unreadable is why Read failed the last time, nil if it did not.
+	unreadable error
 }
 
 func newLane(s *Store, id gateway.Lane) *lane {
@@ -93,8 +98,9 @@ func (l *lane) settle(ps []gateway.Position) {
 }
 
 // release makes messages that are Out unread or parked. Where the bound has
-// dropped the segment meanwhile there is nothing to return to: they are counted.
-func (l *lane) release(park bool, ps []gateway.Position) {
+// dropped the segment meanwhile there is nothing to return to: they are counted,
+// and their number is returned.
+func (l *lane) release(park bool, ps []gateway.Position) (dropped int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state := gateway.Unread
@@ -108,11 +114,13 @@ func (l *lane) release(park bool, ps []gateway.Position) {
 		case s.gone:
 			s.set(p.Block, int(p.Index), settled)
 			l.dropped[gateway.DropQuota]++
+			dropped++
 			l.store.wakeKeeper()
 		default:
 			s.set(p.Block, int(p.Index), state)
 		}
 	}
+	return dropped
 }
 
 func (l *lane) unpark() {
@@ -141,9 +149,15 @@ func (l *lane) countUnread() int {
 }
 
 // snapshot is the lane's part of Store.State.
-func (l *lane) snapshot() (state gateway.LaneState, onDisk int64, failing error) {
+func (l *lane) snapshot() (state gateway.LaneState, onDisk int64, failing, hindered error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	hindered = l.unreadable
+	for _, s := range slices.Concat(l.segments, l.unused) {
+		if hindered == nil {
+			hindered = s.hindered
+		}
+	}
 	state.Limit = int64(l.cfg.MaxBytes)
 	state.Dropped = maps.Clone(l.dropped)
 	for _, s := range l.segments {
@@ -154,7 +168,7 @@ func (l *lane) snapshot() (state gateway.LaneState, onDisk int64, failing error)
 		state.Bytes += s.used()
 		onDisk += s.occupies()
 	}
-	return state, onDisk, l.failing
+	return state, onDisk, l.failing, hindered
 }
 
 // segmentName spells a segment's number so that folders sort in order.

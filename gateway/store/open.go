@@ -1,8 +1,10 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
 // Names in the store's folder.
@@ -22,6 +25,7 @@ const (
 	queueName   = "queue"
 	trashName   = "trash"
 	damagedName = "damaged"
+	startsName  = "starts"
 )
 
 // Version of the format. A later one is refused: an older program would not
@@ -62,11 +66,13 @@ func open(dir string, cfg Config, log *slog.Logger, t tuning) (_ *Store, err err
 			err = errors.Join(err, s.abandon())
 		}
 	}()
-	if err := s.makeRoomToStart(); err != nil {
-		return nil, err
-	}
 	if err := os.RemoveAll(filepath.Join(dir, trashName)); err != nil {
-		return nil, err
+		log.Warn("cannot empty the trash, the next start tries again", "error", err)
+	}
+	// Opening the databases takes some megabytes, and Badger does not survive
+	// without.
+	if err := s.makeRoomFor(startRoom); err != nil {
+		return nil, fmt.Errorf("no room to open the store in %s: %w", dir, err)
 	}
 	s.work = make(chan struct{}, 1)
 	var seen uint32
@@ -80,6 +86,9 @@ func open(dir string, cfg Config, log *slog.Logger, t tuning) (_ *Store, err err
 	if err := s.openMeta(seen); err != nil {
 		return nil, err
 	}
+	s.loadDamage()
+	s.saveDamage()
+	s.sayDamage()
 	for _, l := range s.lanes {
 		// Numbers of segments are not used twice, so that a position is not either.
 		l.last = max(l.last, uint64(s.start)<<32)
@@ -165,43 +174,67 @@ func mark(dir string) error {
 	return errors.Join(syncFolder(path), syncFolder(dir))
 }
 
-// makeRoomToStart gives the ballast up when the disk is full: opening the
-// databases takes some megabytes, and Badger does not survive without.
-func (s *Store) makeRoomToStart() error {
-	if needRoom(s.dir, startRoom) == nil {
-		return nil
-	}
-	if err := dropBallast(s.dir); err != nil {
-		return err
-	}
-	s.log.Warn("disk is full: ballast given up to start", "folder", s.dir)
-	if err := needRoom(s.dir, startRoom); err != nil {
-		return fmt.Errorf("no room to open the store in %s: %w", s.dir, err)
-	}
-	return nil
-}
-
 // openMeta opens the meta database and counts this start. One that does not open
 // is set aside: the next has a new installation text, so that ids stay unique.
 func (s *Store) openMeta(seen uint32) error {
 	dir := filepath.Join(s.dir, metaName)
-	m, err := openMeta(dir, s.log)
+	cut := logIsDamaged(dir)
+	m, err := openMeta(dir, s.roomToKeep, s.log)
+	if err == nil && cut {
+		s.log.Error("meta database is damaged: the latest dead letters and notes are lost")
+		s.damage.addMeta()
+	}
 	if err != nil && !passing(err) {
 		s.log.Error("meta database is damaged: dead letters are lost, the installation gets a new name", "error", err)
 		if err := s.setAside(dir); err != nil {
 			return err
 		}
-		m, err = openMeta(dir, s.log)
+		s.damage.addMeta()
+		m, err = openMeta(dir, s.roomToKeep, s.log)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot open meta database: %w", err)
 	}
 	s.meta = m
+	seen = max(seen, readStarts(s.dir))
+	failpoint.Hit(failpoint.MetaStart)
 	s.start, s.installation, err = m.begin(seen)
+	failpoint.Hit(failpoint.MetaStarted)
 	if err != nil {
 		return fmt.Errorf("cannot count this start: %w", err)
 	}
+	if err := writeStarts(s.dir, s.start); err != nil {
+		s.log.Warn("cannot write the number of starts", "error", err)
+	}
 	return errors.Join(syncFolder(dir), syncFolder(s.dir))
+}
+
+// readStarts reads the number of starts from its file; 0 when that is missing or
+// damaged. It stands in the meta database as well: if that goes back to an
+// earlier state, by damage or by hand, no number must be given out twice, since
+// message ids are made of it.
+func readStarts(dir string) uint32 {
+	data, err := os.ReadFile(filepath.Join(dir, startsName))
+	if err != nil {
+		return 0
+	}
+	var start, sum uint32
+	if _, err := fmt.Sscanf(string(data), startsText, &start, &sum); err != nil || sum != startsSum(start) {
+		return 0
+	}
+	return start
+}
+
+func writeStarts(dir string, start uint32) error {
+	path := filepath.Join(dir, startsName)
+	text := fmt.Appendf(nil, startsText, start, startsSum(start))
+	return errors.Join(replaceFile(path, text), syncFolder(path), syncFolder(dir))
+}
+
+const startsText = "starts %d %08x\n"
+
+func startsSum(start uint32) uint32 {
+	return crc32.Checksum(binary.LittleEndian.AppendUint32(nil, start), castagnoli)
 }
 
 // maxStart is the highest start that numbered a message of the lane.

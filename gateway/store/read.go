@@ -14,9 +14,17 @@ const damagedBlocksKept = 32
 
 // read implements Store.Read: a forward scan over the segments that have unread
 // messages.
-func (l *lane) read(most, maxBytes int, park func(leaf string) bool) ([]gateway.Stored, error) {
+func (l *lane) read(most, maxBytes int, park func(leaf string) bool) (list []gateway.Stored, err error) {
 	l.reader.Lock()
 	defer l.reader.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.unreadable = err
+		if err != nil {
+			l.store.errors.Add(1)
+		}
+	}()
 	out := batch{most: max(most, 1), maxBytes: maxBytes, park: park}
 	for !out.full() {
 		s, block := l.nextUnread()
@@ -103,10 +111,11 @@ func (l *lane) readBlock(s *segment, block uint32, out *batch) error {
 // a copy of the block when something in it is damaged.
 func (l *lane) fetch(s *segment, a address, count int, wanted []bool, out *batch) (results []found, raw []byte, err error) {
 	n, bytes := len(out.stored), out.bytes
-	hit, err := s.db.get(a.block, func(data []byte) {
+	var bad error // all of the block
+	use := func(data []byte) {
 		f, ferr := parseFrameAt(data, a, count)
 		if ferr != nil {
-			results, raw = allDamaged(wanted, ferr), append([]byte(nil), data...)
+			bad, raw = ferr, append([]byte(nil), data...)
 			return
 		}
 		f.each(func(i int) bool { return wanted[i] }, func(i int, data []byte, err error) bool {
@@ -130,14 +139,28 @@ func (l *lane) fetch(s *segment, a address, count int, wanted []bool, out *batch
 				return
 			}
 		}
-	})
-	switch {
-	case err != nil && passing(err):
+	}
+	hit, err := s.db.get(a.block, use)
+	if err != nil && passing(err) {
 		return nil, nil, fmt.Errorf("%w: cannot read: %w", gateway.ErrStoreFailed, err)
-	case err != nil:
-		return allDamaged(wanted, err), []byte{}, nil
-	case !hit:
-		return allDamaged(wanted, errors.New("block is missing")), []byte{}, nil
+	}
+	if err == nil && !hit {
+		err = errors.New("block is missing")
+	}
+	if err == nil && bad == nil {
+		return results, raw, nil
+	}
+	// Badger does not find it, or not where it is; it may be there all the same.
+	data, serr := l.salvageBlock(s, a.block)
+	if serr != nil {
+		return nil, nil, fmt.Errorf("%w: cannot read: %w", gateway.ErrStoreFailed, serr)
+	}
+	if data != nil {
+		results, bad = nil, nil
+		use(data)
+	}
+	if results == nil || bad != nil {
+		return allDamaged(wanted, errors.Join(err, bad)), append([]byte{}, raw...), nil
 	}
 	return results, raw, nil
 }
@@ -187,6 +210,7 @@ func (l *lane) take(s *segment, block uint32, results []found, out *batch) {
 		l.store.wakeKeeper()
 	}
 	if damaged > 0 {
+		l.store.damage.add(damaged, 0, s)
 		l.log.Error("messages are damaged on flash and set aside", "messages", damaged, "error", cause,
 			"segment", segmentName(s.number), "block", block,
 			"captured_from", s.first.Wall, "captured_to", s.last.Wall)
@@ -246,8 +270,8 @@ func (l *lane) closeSealed(s *segment) error {
 		return nil
 	}
 	db := s.db
-	s.db = nil
-	return db.Close()
+	s.db, s.places = nil, nil
+	return db.shut()
 }
 
 // openReading opens a sealed segment if it is not open. One that cannot be opened
@@ -255,6 +279,9 @@ func (l *lane) closeSealed(s *segment) error {
 func (l *lane) openReading(s *segment) error {
 	if s.db != nil {
 		return nil
+	}
+	if err := finishRewrite(s.dir); err != nil {
+		return fmt.Errorf("%w: cannot finish rewriting a segment: %w", gateway.ErrStoreFailed, err)
 	}
 	size := int64(l.store.cfg.SegmentSize)
 	db, err := readSegment(s.dir, size, l.log)

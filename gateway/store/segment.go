@@ -23,15 +23,17 @@ type segment struct {
 	// io is held while the files are used: read, closed, moved or removed. It is
 	// taken before the lane's lock, never while holding that. The committer alone
 	// writes to db, without io, until it has handed the segment over for sealing.
-	io sync.Mutex
-	db *database // nil when closed; guarded by io
+	io     sync.Mutex
+	db     *database        // nil when closed; guarded by io
+	places map[uint32]place // where its frames are, when it had to be searched while open; guarded by io
 
 	// The rest is guarded by the lane's lock.
-	sealed    bool // complete and closed; index is on disk
-	closing   bool // handed over for sealing
-	finishing bool // being sealed right now
-	gone      bool // files dropped at the bound; only messages that are Out remain
-	thinned   bool // every second message was given up already
+	sealed    bool      // complete and closed; index is on disk
+	closing   bool      // handed over for sealing
+	finishing bool      // being sealed right now
+	closeAt   time.Time // when sealing failed: not before it again
+	gone      bool      // files dropped at the bound; only messages that are Out remain
+	thinned   bool      // every second message was given up already
 	disk      int64
 	reserved  int64 // counted instead of disk until sealed
 	written   int64 // bytes that blocks took, until sealed
@@ -47,10 +49,15 @@ type segment struct {
 	first, last gateway.Instant // capture times of the first and last message
 	maxStart    uint32          // highest gateway start that numbered a message
 
+	hindered error     // why the keeper cannot seal, write or remove it; nil when it can
+	retryAt  time.Time // the keeper leaves it alone until then
+
 	unwritten map[uint32]struct{} // blocks with settled messages not in the journal
 	fresh     int                 // how many messages those are
 	journaled time.Time           // when the journal was last written
 	synced    time.Time           // when it was last synced
+	unsynced  bool                // something was written since
+	torn      bool                // writing has failed: there may be half a record
 }
 
 // blockEntry is the part of the table for one block.

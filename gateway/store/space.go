@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,10 +23,10 @@ const (
 	ballastName = "ballast"
 
 	// closeRoom is what Badger may need to close a segment: a table of a
-	// memtable's size. metaRoom is what it may need to write a dead letter: a new
-	// memtable, and compaction of all that is on the shelf.
+	// memtable's size.
 	closeRoom = 2 << 20
-	metaRoom  = 32 << 20
+	// ampleRoom must be free at the start for the meta database to be compacted.
+	ampleRoom = 64 << 20
 
 	// startRoom is what opening takes: the meta database and, after a crash, one
 	// segment of each lane.
@@ -55,8 +56,9 @@ func needRoom(path string, bytes int64) error {
 }
 
 // allocate makes sure that the first size bytes of an existing file have their
-// place on disk. The length of the file stays. File systems that cannot do that
-// are only in use when the operator allowed it: then there is no reservation.
+// place on disk, and syncs it. The length of the file stays. File systems that
+// cannot do that are only in use when the operator allowed it: then there is no
+// reservation.
 func allocate(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -69,7 +71,7 @@ func allocate(path string, size int64) error {
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("cannot reserve %v: %w", gateway.Size(size), err)
 	}
-	return nil
+	return f.Sync()
 }
 
 // punch frees size bytes of a file from an offset on. The length stays.
@@ -87,6 +89,120 @@ func punch(path string, from, size int64) error {
 	})
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
+	}
+	return err
+}
+
+// trimLogs frees what was reserved in the logs of a folder and not written: the
+// zeros at their ends become holes.
+func trimLogs(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, "*.[vm]*"))
+	for _, path := range logs {
+		info, serr := os.Stat(path)
+		if serr != nil {
+			err = errors.Join(err, serr)
+			continue
+		}
+		used := 0
+		if merr := withMapped(path, func(data []byte) { used = len(bytes.TrimRight(data, "\x00")) }); merr != nil {
+			err = errors.Join(err, merr)
+			continue // what cannot be read is not known to be zero
+		}
+		const page = 4096
+		from := int64(used+page-1) &^ (page - 1)
+		err = errors.Join(err, punch(path, from, info.Size()-from))
+	}
+	return err
+}
+
+// dataEnd returns where the last hole of a file begins, or its length when it
+// does not end in one.
+func dataEnd(f *os.File) (end int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	for end < info.Size() {
+		data, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return end, nil
+		}
+		if err != nil {
+			return info.Size(), nil // nobody knows
+		}
+		if end, err = unix.Seek(int(f.Fd()), data, unix.SEEK_HOLE); err != nil {
+			return info.Size(), nil
+		}
+	}
+	return end, nil
+}
+
+// logSize is how much is in the value logs of a folder, in bytes.
+func logSize(dir string) (size int64) {
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.vlog"))
+	for _, path := range logs {
+		if f, err := os.Open(path); err == nil {
+			if end, err := dataEnd(f); err == nil {
+				size += end
+			}
+			f.Close()
+		}
+	}
+	return size
+}
+
+// makeRoomFor gives up what can be spared until so many bytes are free: at the
+// start what was reserved and not written before a crash, then the ballast, then
+// damaged folders. The error wraps gateway.ErrStoreFull.
+func (s *Store) makeRoomFor(bytes int64) error {
+	if needRoom(s.dir, bytes) == nil {
+		return nil
+	}
+	if starting := s.stop == nil; starting {
+		if err := s.trimCrashed(); err != nil {
+			s.log.Warn("cannot give back unused room of logs", "error", err)
+		}
+	}
+	for _, name := range []string{ballastName, damagedName} {
+		path := filepath.Join(s.dir, name)
+		if _, err := os.Stat(path); needRoom(s.dir, bytes) == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("%w: %w", gateway.ErrStoreFailed, err)
+		}
+		s.log.Warn("disk is full: what can be spared is given up", "path", path)
+	}
+	return needRoom(s.dir, bytes)
+}
+
+// roomToKeep makes sure that so many bytes are free for what must be kept though
+// the disk is full, dead letters and notes, and besides those what the next start
+// needs. It may go below the floor, and the ballast gives way where that helps. The
+// error wraps gateway.ErrStoreFull.
+func (s *Store) roomToKeep(bytes int64) error {
+	need := bytes + startRoom
+	err := needRoom(s.dir, need)
+	path := filepath.Join(s.dir, ballastName)
+	if err == nil || occupied(path) < ballastSize || needRoom(s.dir, need-ballastSize) != nil {
+		return err
+	}
+	if err := dropBallast(s.dir); err != nil {
+		return fmt.Errorf("%w: %w", gateway.ErrStoreFailed, err)
+	}
+	s.log.Warn("disk is full: what can be spared is given up", "path", path)
+	return needRoom(s.dir, need)
+}
+
+// trimCrashed trims the logs of all segments that were not closed, and of the meta
+// database.
+func (s *Store) trimCrashed() error {
+	err := trimLogs(filepath.Join(s.dir, metaName))
+	folders, _ := filepath.Glob(filepath.Join(s.dir, queueName, "*", "*"))
+	for _, dir := range folders {
+		if _, serr := os.Stat(filepath.Join(dir, indexName)); errors.Is(serr, fs.ErrNotExist) {
+			err = errors.Join(err, trimLogs(dir))
+		}
 	}
 	return err
 }
@@ -116,6 +232,27 @@ func diskUse(dir string) int64 {
 		}
 		return nil
 	})
+	return sum
+}
+
+// occupied is what a file occupies, in bytes; 0 when it is not there.
+func occupied(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Blocks * 512
+	}
+	return 0
+}
+
+// tableSize is what the tables of the database in a folder occupy, in bytes.
+func tableSize(dir string) (sum int64) {
+	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+	for _, path := range tables {
+		sum += occupied(path)
+	}
 	return sum
 }
 

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,9 +12,10 @@ import (
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
-// closePatience bounds how long Close waits for databases to close. Badger
-// retries for ever while a disk refuses its writes.
-const closePatience = 20 * time.Second
+// closePatience bounds how long is waited for databases to close at the end, and
+// at the start where that needs it. Badger retries for ever while a disk refuses
+// its writes.
+const closePatience = 5 * time.Second
 
 // Store keeps messages on flash. It implements gateway.Store. Open makes one;
 // it must be closed.
@@ -31,9 +31,14 @@ type Store struct {
 	start        uint32
 	installation string
 
+	damage  damage
 	commits atomic.Int64
 	written atomic.Int64
-	closed  atomic.Bool
+	errors  atomic.Int64 // see gateway.StoreState
+	onSync  atomic.Pointer[func(time.Duration)]
+	// onGiveUp is told of what the bound drops.
+	onGiveUp atomic.Pointer[func([]gateway.GivenUp)]
+	closed   atomic.Bool
 
 	committers sync.WaitGroup
 	keeper     sync.WaitGroup
@@ -43,7 +48,10 @@ type Store struct {
 	stop       context.CancelFunc
 }
 
-var _ gateway.Store = (*Store)(nil)
+var (
+	_ gateway.Store = (*Store)(nil)
+	_ gateway.Shelf = (*Store)(nil)
+)
 
 // tuning is what tests set differently.
 type tuning struct {
@@ -51,6 +59,8 @@ type tuning struct {
 	idleAfter  time.Duration // a drained lane gives its head up
 	journalLag time.Duration // settled messages are in the journal after it: safe from kill -9
 	syncLag    time.Duration // and synced after this: safe from a power cut
+	// beforeFlush is called before a segment that is closed writes its table.
+	beforeFlush func()
 }
 
 var shippedTuning = tuning{retryAfter: time.Second, idleAfter: 5 * time.Second, journalLag: 20 * time.Millisecond, syncLag: time.Second}
@@ -72,9 +82,13 @@ func (s *Store) Settle(ps ...gateway.Position) {
 }
 
 // Release implements gateway.Store.
-func (s *Store) Release(park bool, ps ...gateway.Position) {
-	s.eachLane(ps, func(l *lane, ps []gateway.Position) { l.release(park, ps) })
+func (s *Store) Release(park bool, ps ...gateway.Position) (dropped int) {
+	s.eachLane(ps, func(l *lane, ps []gateway.Position) { dropped += l.release(park, ps) })
+	return dropped
 }
+
+// OnGiveUp implements gateway.Store.
+func (s *Store) OnGiveUp(f func([]gateway.GivenUp)) { s.onGiveUp.Store(&f) }
 
 // eachLane calls do with runs of positions that are of one lane.
 func (s *Store) eachLane(ps []gateway.Position, do func(*lane, []gateway.Position)) {
@@ -104,14 +118,19 @@ func (s *Store) State() gateway.StoreState {
 	state := gateway.StoreState{
 		BytesWritten: s.written.Load(),
 		Commits:      s.commits.Load(),
+		Errors:       s.errors.Load(),
 		DeadLetters:  s.meta.count(),
+		Damage:       s.damage.snapshot(),
 	}
 	for i, l := range s.lanes {
-		lane, onDisk, failing := l.snapshot()
+		lane, onDisk, failing, hindered := l.snapshot()
 		state.Lanes[i] = lane
 		state.BytesOnDisk += onDisk
 		if state.Failing == nil {
 			state.Failing = failing
+		}
+		if state.Hindered == nil {
+			state.Hindered = hindered
 		}
 	}
 	return state
@@ -126,6 +145,20 @@ func (s *Store) DeadLetter(m *gateway.Message, reason string) error {
 // DeadLetters calls use for each message on the dead-letter shelf, the oldest
 // first, until it returns false.
 func (s *Store) DeadLetters(use func(DeadLetter) bool) error { return s.meta.each(use) }
+
+// DropDeadLetters implements gateway.Shelf.
+func (s *Store) DropDeadLetters(numbers ...uint64) (int, error) { return s.meta.drop(numbers) }
+
+// OnSync has f told how long each group commit took to be synced, failed ones
+// included. f is called from the committers of all lanes and must not block.
+func (s *Store) OnSync(f func(time.Duration)) { s.onSync.Store(&f) }
+
+// synced reports a commit that began then.
+func (s *Store) synced(begin time.Time) {
+	if f := s.onSync.Load(); f != nil {
+		(*f)(time.Since(begin))
+	}
+}
 
 // Close commits what was appended, closes everything and gives the folder free.
 // What was appended later is refused.
@@ -150,7 +183,13 @@ func (s *Store) Close() error {
 	if !waitFor(&s.sealers, closePatience) {
 		return fmt.Errorf("%w: a segment does not close; it is recovered at the next start", gateway.ErrStoreFailed)
 	}
-	return errors.Join(s.meta.close(), s.lock.Close())
+	if err := s.meta.close(); err != nil {
+		// Nothing is lost: all was synced when it was written. Badger's own files of
+		// statistics can report here what a disk refused long ago.
+		s.errors.Add(1)
+		s.log.Error("meta database did not close cleanly", "error", err)
+	}
+	return s.lock.Close()
 }
 
 // waitFor waits for wg, but not longer than patience.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,6 +245,28 @@ func TestAnswersInOrder(t *testing.T) {
 	}
 }
 
+// A leaf that waits for each acknowledgement does not wait for the window too,
+// which would gather nothing; several leaves do.
+func TestWindowIsNotForALeafAlone(t *testing.T) {
+	cfg := testConfig()
+	cfg.CommitWindow = gateway.Duration(time.Hour) // whoever waits for it never ends
+	s := mustOpen(t, t.TempDir(), cfg, patientTuning)
+	for i := range 20 {
+		mustPut(t, s, gateway.LaneTelemetry, messages("a", i, 1, 10), gateway.Unread)
+	}
+	answered := make(chan struct{})
+	s.Append(gateway.LaneTelemetry, messages("b", 0, 1, 10), gateway.Unread, func([]gateway.Position, error) { close(answered) })
+	s.Append(gateway.LaneTelemetry, messages("a", 20, 1, 10), gateway.Unread, func([]gateway.Position, error) {})
+	if c := s.State().Commits; c != 20 {
+		t.Errorf("%d commits, want 20: two leaves are gathered", c)
+	}
+	select {
+	case <-answered:
+		t.Error("the window was not kept")
+	default:
+	}
+}
+
 func TestParkAndUnpark(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), testConfig(), patientTuning)
 	for i := range 10 {
@@ -311,7 +334,7 @@ func TestNothingIsWrittenWithoutAppend(t *testing.T) {
 	s.Unpark(gateway.LaneAlarm)
 	s.State()
 	mustClose(t, s)
-	if files := filesBut(t, dir, metaName, markerName, ballastName); len(files) > 0 {
+	if files := filesBut(t, dir, metaName, markerName, ballastName, startsName); len(files) > 0 {
 		t.Errorf("files without any message: %v", files)
 	}
 }
@@ -337,7 +360,7 @@ func TestDiskIsFreeAfterDrain(t *testing.T) {
 		s.Settle(positions(got)...)
 	}
 	eventually(t, "store is empty", func() bool { return s.State().BytesOnDisk == 0 })
-	if files := filesBut(t, dir, metaName, markerName, ballastName); len(files) > 0 {
+	if files := filesBut(t, dir, metaName, markerName, ballastName, startsName); len(files) > 0 {
 		t.Errorf("files after the drain: %v", files)
 	}
 	if n := s.State().Lanes[gateway.LaneTelemetry].Messages; n != 0 {
@@ -393,6 +416,8 @@ func TestDropOldest(t *testing.T) {
 	cfg := testConfig()
 	cfg.Lanes[gateway.LaneTelemetry] = LaneConfig{MaxBytes: gateway.Size(2 * reservation(1<<20)), Full: FullDropOldest}
 	s := mustOpen(t, t.TempDir(), cfg, patientTuning)
+	var told []gateway.GivenUp
+	s.OnGiveUp(func(runs []gateway.GivenUp) { told = append(told, runs...) })
 	out := mustPut(t, s, gateway.LaneTelemetry, messages("a", 0, 2, 1000), gateway.Out)
 	const n = 20_000
 	for i := 2; i < n; i += 50 {
@@ -407,8 +432,20 @@ func TestDropOldest(t *testing.T) {
 	if dropped == 0 || !slices.Equal(got, span(dropped+2, n-dropped-2)) {
 		t.Errorf("dropped %d, read %d from %v", dropped, len(got), got[:min(1, len(got))])
 	}
+	next := uint64(2)
+	for _, run := range told {
+		if run.Leaf != "a" || run.Lane != gateway.LaneTelemetry || run.First != next {
+			t.Errorf("told of %+v, want %d first", run, next)
+		}
+		next = run.Last + 1
+	}
+	if int(next) != dropped+2 {
+		t.Errorf("told of all below %d, want %d", next, dropped+2)
+	}
 	s.Settle(out[0])
-	s.Release(false, out[1]) // its segment is gone: now it is lost, and counted
+	if n := s.Release(false, out[1]); n != 1 { // its segment is gone: now it is lost, and counted
+		t.Errorf("release says %d dropped", n)
+	}
 	if d := int(s.State().Lanes[gateway.LaneTelemetry].Dropped[gateway.DropQuota]); d != dropped+1 {
 		t.Errorf("dropped %d after release, want %d", d, dropped+1)
 	}
@@ -419,6 +456,14 @@ func TestThin(t *testing.T) {
 	cfg.Lanes[gateway.LaneTelemetry] = LaneConfig{MaxBytes: gateway.Size(3 * reservation(1<<20)), Full: FullThin}
 	dir := t.TempDir()
 	s := mustOpen(t, dir, cfg, patientTuning)
+	told := map[string]int{}
+	s.OnGiveUp(func(runs []gateway.GivenUp) {
+		for _, r := range runs {
+			for seq := r.First; seq <= r.Last; seq++ {
+				told[fmt.Sprint(r.Leaf, "/", seq)]++
+			}
+		}
+	})
 	out := mustPut(t, s, gateway.LaneTelemetry, messages("out", 0, 4, 1000), gateway.Out)
 	n := 0
 	for s.State().Lanes[gateway.LaneTelemetry].Dropped[gateway.DropQuota] == 0 {
@@ -447,6 +492,16 @@ func TestThin(t *testing.T) {
 	}
 	if total != 2*n+4-dropped {
 		t.Errorf("%d messages after reopen, want %d", total, 2*n+4-dropped)
+	}
+	for _, leaf := range []string{"a", "b"} {
+		for seq := range n {
+			if there, said := slices.Contains(perLeaf[leaf], seq), told[fmt.Sprint(leaf, "/", seq)]; there == (said == 1) || said > 1 {
+				t.Fatalf("%s/%d is there: %t, and was said to be dropped %d times", leaf, seq, there, said)
+			}
+		}
+	}
+	if len(told) != dropped {
+		t.Errorf("%d said to be dropped, want %d", len(told), dropped)
 	}
 	if !slices.Equal(perLeaf["out"], span(0, 4)) {
 		t.Errorf("messages that were out: %v", perLeaf["out"])
@@ -482,6 +537,31 @@ func TestDeadLetters(t *testing.T) {
 	})
 	if err != nil || next != 70 {
 		t.Errorf("ended before letter %d: %v", next, err)
+	}
+}
+
+func TestDroppedDeadLettersStayAway(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, testConfig(), fastTuning)
+	for i := range 5 {
+		if err := s.DeadLetter(message("poison", i, 10), "no"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := s.DropDeadLetters(2, 4, 5, 77); n != 3 || err != nil {
+		t.Fatalf("dropped %d, %v, want 3", n, err)
+	}
+	if err := s.DeadLetter(message("poison", 5, 10), "no"); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, testConfig(), fastTuning)
+	var got []uint64
+	if err := s.DeadLetters(func(d DeadLetter) bool { got = append(got, d.Number); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if want := []uint64{1, 3, 6}; !slices.Equal(got, want) || s.State().DeadLetters != 3 {
+		t.Errorf("on the shelf %v, want %v", got, want)
 	}
 }
 
@@ -597,8 +677,9 @@ func smallDisks(t *testing.T, size string, test func(t *testing.T, dir string)) 
 func mount(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	need(t, append(append([]string{"mount"}, args...), dir)...)
+	// Lazily: Badger keeps files mapped for good after some failures.
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command("umount", "--lazy", dir).CombinedOutput(); err != nil {
 			t.Errorf("umount: %v: %s", err, out)
 		}
 	})
@@ -651,7 +732,7 @@ func fullDisk(t *testing.T, dir string) {
 	if err := s.State().Failing; !errors.Is(err, gateway.ErrStoreFull) {
 		t.Errorf("state says %v", err)
 	}
-	if err := s.DeadLetter(message("a", 0, 10), ""); !errors.Is(err, gateway.ErrStoreFull) {
+	if err := s.DeadLetter(message("a", 0, 10), ""); err != nil && !errors.Is(err, gateway.ErrStoreFull) {
 		t.Errorf("dead letter on a full disk: %v", err)
 	}
 	got := readAll(t, s, gateway.LaneTelemetry)
@@ -743,4 +824,21 @@ func BenchmarkAppend(b *testing.B) {
 		mustPut(b, s, gateway.LaneTelemetry, ms, gateway.Unread)
 	}
 	b.ReportMetric(float64(b.N)*256/b.Elapsed().Seconds(), "msg/s")
+}
+
+func TestSyncsAreTimed(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), testConfig(), fastTuning)
+	defer mustClose(t, s)
+	var n atomic.Int64
+	s.OnSync(func(d time.Duration) {
+		if d > 0 {
+			n.Add(1)
+		}
+	})
+	if _, err := put(s, gateway.LaneTelemetry, messages("a", 0, 1, 1), gateway.Unread); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := n.Load(), s.State().Commits; got != want || want == 0 {
+		t.Errorf("told of %d syncs, want %d", got, want)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,15 +21,16 @@ type outbox struct {
 	t  *testing.T
 	mu sync.Mutex // guards everything below
 
-	up       bool
-	queues   map[string][]*item
-	owned    map[string]bool
-	until    map[string]time.Time
-	ready    chan struct{} // closed and replaced when something changed
-	settled  map[string]gateway.Outcome
-	recalls  []recall
-	linkups  int
-	lastLeaf string
+	up        bool
+	queues    map[string][]*item
+	owned     map[string]bool
+	until     map[string]time.Time
+	ready     chan struct{} // closed and replaced when something changed
+	settled   map[string]gateway.Outcome
+	recalls   []recall
+	shelfFull int // how often the shelf will not take a message
+	linkups   int
+	lastLeaf  string
 }
 
 type item struct {
@@ -158,19 +160,24 @@ func (o *outbox) Take(leaf string, max int) (ds []*gateway.Delivery) {
 	return ds
 }
 
-func (o *outbox) Settle(d *gateway.Delivery, outcome gateway.Outcome, _ string) {
+func (o *outbox) Settle(d *gateway.Delivery, outcome gateway.Outcome, _ string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if outcome == gateway.Refused && o.shelfFull > 0 {
+		o.shelfFull--
+		return errors.New("no room on the shelf")
+	}
 	i := o.queues[d.Leaf][d.Seq-1]
 	if i.d != d {
 		o.t.Errorf("%s settled after it was recalled", d.Body)
-		return
+		return nil
 	}
 	if i.gone {
 		o.t.Errorf("%s settled twice", d.Body)
 	}
 	i.gone = true
 	o.settled[string(d.Body)] = outcome
+	return nil
 }
 
 func (o *outbox) Recall(leaf string, pause time.Duration, refused bool) {
@@ -212,16 +219,41 @@ func (o *outbox) count(outcome gateway.Outcome) (n int) {
 	return n
 }
 
+// accepted returns how many messages of the leaf the hub has taken.
+func (o *outbox) accepted(leaf string) (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for m, s := range o.settled {
+		if l, _, _ := strings.Cut(m, "/"); l == leaf && s == gateway.Accepted {
+			n++
+		}
+	}
+	return n
+}
+
+// quiet returns how many of the leaves whose names begin so have been served.
+func (o *outbox) quiet() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for m := range o.settled {
+		if strings.HasPrefix(m, "quiet") {
+			n++
+		}
+	}
+	return n
+}
+
 // wire is a hub without a network: a Transport with knobs.
 type wire struct {
 	mu sync.Mutex // guards everything below; knobs are set before Run
 
-	dial   func(n int) error                        // n-th attempt, from 1
-	open   func(leaf string) error                  // nil accepts
-	send   func(ctx context.Context, m string)      // blocks like a link without credit
-	answer func(m string) (stored bool, fate error) // the hub's word, asked when it is waited for
-	delay  time.Duration                            // of each answer
-	gentle bool                                     // what is not stored leaves the link open, as when the hub releases a message
+	dial     func(n int) error                        // n-th attempt, from 1
+	open     func(leaf string) error                  // nil accepts
+	send     func(ctx context.Context, m string)      // blocks like a link without credit
+	answer   func(m string) (stored bool, fate error) // the hub's word, asked when it is waited for
+	delay    time.Duration                            // of each answer
+	together int                                      // messages in one delivery, at most; 0 is 1
+	gentle   bool                                     // what is not stored leaves the link open, as when the hub releases a message
 
 	dials    []time.Time
 	opens    map[string]int
@@ -229,6 +261,7 @@ type wire struct {
 	arrived  map[string][]string
 	inflight int
 	most     int // highest inflight ever
+	batches  int // deliveries of more than one message
 }
 
 func newWire() *wire {
@@ -254,6 +287,13 @@ func (w *wire) opened(leaf string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.opens[leaf]
+}
+
+// count returns how many messages of the leaf arrived.
+func (w *wire) count(leaf string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.arrived[leaf])
 }
 
 // highest returns how many messages were in flight at most.
@@ -335,42 +375,51 @@ func (l *link) lose(err error) {
 	})
 }
 
-func (l *link) Send(ctx context.Context, m *gateway.Message) (uplink.Receipt, error) {
+func (l *link) Send(ctx context.Context, ms []*gateway.Message) (uplink.Receipt, int, error) {
+	n := min(len(ms), max(l.wire.together, 1))
 	if l.wire.send != nil {
-		l.wire.send(ctx, string(m.Body))
+		l.wire.send(ctx, string(ms[0].Body))
 	}
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, 0, ctx.Err()
 	case <-l.lost:
-		return nil, l.why
+		return nil, 0, l.why
 	case <-l.done:
-		return nil, errLinkLost
+		return nil, 0, errLinkLost
 	default:
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := &receipt{link: l, due: time.Now().Add(l.delay)}
+	r := &receipt{link: l, n: n, due: time.Now().Add(l.delay)}
 	stored := true
-	if l.answer != nil {
-		stored, r.fate = l.answer(string(m.Body))
+	for _, m := range ms[:n] {
+		if l.answer != nil && r.fate == nil {
+			stored, r.fate = l.answer(string(m.Body))
+		}
 	}
 	if stored {
-		l.arrived[l.leaf] = append(l.arrived[l.leaf], string(m.Body))
+		for _, m := range ms[:n] {
+			l.arrived[l.leaf] = append(l.arrived[l.leaf], string(m.Body))
+		}
 	}
 	if f, ok := errors.AsType[*uplink.Fault](r.fate); ok && f.Remedy != uplink.Poison && !l.gentle {
 		l.lose(r.fate) // what is behind it finds no link
 	}
-	l.inflight++
+	if n > 1 {
+		l.batches++
+	}
+	l.inflight += n
 	l.most = max(l.most, l.inflight)
-	return r, nil
+	return r, n, nil
 }
 
-func (l *link) Abort()                { close(l.aborted) }
+func (l *link) Abort(uplink.Rung)     { close(l.aborted) }
 func (l *link) Close(context.Context) {}
 
 type receipt struct {
 	link *link
+	n    int // messages
 	due  time.Time
 	fate error
 }
@@ -389,7 +438,7 @@ func (r *receipt) Wait(ctx context.Context) error {
 	}
 	r.link.mu.Lock()
 	defer r.link.mu.Unlock()
-	r.link.inflight--
+	r.link.inflight -= r.n
 	return r.fate
 }
 
@@ -401,6 +450,12 @@ func clock() gateway.Instant {
 
 // start runs an uplink; stop ends it and waits.
 func start(t *testing.T, cfg uplink.Config, w *wire, out gateway.Outbox) (u *uplink.Uplink, stop func()) {
+	t.Helper()
+	return startTransport(t, cfg, w, out)
+}
+
+// startTransport is start for any transport.
+func startTransport(t *testing.T, cfg uplink.Config, w uplink.Transport, out gateway.Outbox) (u *uplink.Uplink, stop func()) {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)

@@ -26,8 +26,9 @@ type Config struct {
 	// settled (1 to 5000). Rate of a leaf = window / round trip.
 	Window int `toml:"window"`
 
-	// MaxInflight is the same for all leaves together (1 to 65536). Leaves that
-	// wait for room get it in the order in which they asked.
+	// MaxInflight is how many there may be of all leaves together (1 to 65536).
+	// Leaves that wait for room get it in the order in which they asked, a sixteenth of it at a
+	// time.
 	MaxInflight int `toml:"max_inflight"`
 
 	// IdleDetach is how long a leaf may be silent before its link to the hub is
@@ -35,9 +36,17 @@ type Config struct {
 	// again (1s to 24h).
 	IdleDetach gateway.Duration `toml:"idle_detach"`
 
-	// StallTimeout is how long the hub may leave a message unsettled before the
-	// link is taken for dead, although the connection is alive (1s to 1h).
+	// StallTimeout is how old the oldest unsettled message of a leaf may get
+	// while the connection is alive (1s to 1h). After it the leaf's link is given
+	// up, after as long again its session, then the connection if the hub settles
+	// for nobody.
 	StallTimeout gateway.Duration `toml:"stall_timeout"`
+
+	// StallConnections is how many connections in a row may be given up so, before
+	// the gateway ends for its supervisor to start it again; 0 never does (0 to
+	// 1000). It never does while the hub says that it is throttled or its quota is
+	// used up.
+	StallConnections int `toml:"stall_connections"`
 }
 
 // DefaultConfig returns the shipped defaults.
@@ -51,6 +60,8 @@ func DefaultConfig() Config {
 		MaxInflight:    1024,
 		IdleDetach:     gateway.Duration(5 * time.Minute),
 		StallTimeout:   gateway.Duration(2 * time.Minute),
+
+		StallConnections: 3,
 	}
 }
 
@@ -78,6 +89,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxInflight < 1 || c.MaxInflight > 65536 {
 		return gateway.BadKey("max_inflight", "%d is out of range: write 1 to 65536 messages", c.MaxInflight)
+	}
+	if c.StallConnections < 0 || c.StallConnections > 1000 {
+		return gateway.BadKey("stall_connections", "%d is out of range: write 1 to 1000 connections, or 0 for never", c.StallConnections)
 	}
 	return nil
 }

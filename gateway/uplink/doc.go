@@ -11,6 +11,9 @@
 //	fault.go      what a failure asks for
 //	schedule.go   how long to wait after it
 //
+// Messages of a leaf that wait together are sent and settled together. When the hub
+// refuses them the leaf goes on one message at a time, until the bad one is found.
+//
 // What goes wrong costs as little as possible: a refused message costs itself, a
 // lost link or a refused identity costs its leaf, a throttled hub costs time, and
 // only the loss of the connection costs everybody.

@@ -52,6 +52,23 @@ func remedyOf(err error) Remedy {
 	return BackOff
 }
 
+// dated is an error with the time at which it came, which may be long before it is
+// acted upon.
+type dated struct {
+	error
+	at time.Time
+}
+
+func (d dated) Unwrap() error { return d.error }
+
+// cameAt returns when err came: now, if it does not say.
+func cameAt(err error) time.Time {
+	if d, ok := errors.AsType[dated](err); ok {
+		return d.at
+	}
+	return time.Now()
+}
+
 // pauseOf returns the least pause that err asks for.
 func pauseOf(err error) time.Duration {
 	if f, ok := errors.AsType[*Fault](err); ok {

@@ -1,6 +1,9 @@
 package uplink
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // record is what is remembered of a leaf's troubles. It belongs to the leaf's
 // line, and after that has ended to the next connection's.
@@ -8,6 +11,8 @@ type record struct {
 	failures int  // in a row, of its links
 	refusals int  // in a row, of its identity
 	careful  bool // one message at a time, to find the one that kills the link
+
+	stalls atomic.Int32 // in a row, without a message accepted between; see watchdog.go
 }
 
 // line is the way of one leaf over one connection: one goroutine that sends, so
@@ -84,10 +89,9 @@ func (l *line) send() error {
 		if len(batch) == 0 {
 			return nil
 		}
-		for _, d := range batch {
-			if err := l.stream.send(d); err != nil {
-				return err
-			}
+		l.taken.Add(int64(len(batch)))
+		if err := l.stream.send(batch); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -149,7 +153,7 @@ func (l *line) giveBack(err error) {
 		return
 	default:
 	}
-	pause := l.pause(err)
+	pause := l.pause(l.leaf, l.record, err)
 	l.refused = remedyOf(err) == Refused
 	l.notBefore = time.Now().Add(pause)
 	l.tally.update(func(s *State) { s.Recalls++ })
@@ -157,21 +161,22 @@ func (l *line) giveBack(err error) {
 	l.out.Recall(l.leaf, pause, l.refused)
 }
 
-// pause books the failure and returns how long the leaf is to wait.
-func (l *line) pause(err error) time.Duration {
-	r := l.record
+// pause books a failure of one of the leaf's ways, whose record r is, and returns
+// how long it is to wait.
+func (p *pump) pause(leaf string, r *record, err error) time.Duration {
 	switch remedyOf(err) {
 	case Refused:
 		r.refusals++
-		if l.tally.refused(l.leaf, err) {
-			l.Log.Warn("hub refuses leaf", "leaf", l.leaf, "error", err)
+		pause := p.auth.upper(r.refusals)
+		if p.tally.refused(leaf, err, pause) {
+			p.Log.Warn("hub refuses leaf", "leaf", leaf, "error", err, "pause_ms", pause.Milliseconds())
 		}
-		return l.auth.upper(r.refusals)
+		return pause
 	case Throttled:
-		wait, fresh := l.gate.shut(pauseOf(err))
+		wait, fresh := p.gate.shut(pauseOf(err), cameAt(err))
 		if fresh {
-			l.tally.throttled(wait)
-			l.Log.Warn("hub asks to wait", "leaf", l.leaf, "error", err, "pause_ms", wait.Milliseconds())
+			p.tally.throttled(wait)
+			p.Log.Warn("hub asks to wait", "leaf", leaf, "error", err, "pause_ms", wait.Milliseconds())
 		}
 		return wait
 	case Suspect:
@@ -179,11 +184,11 @@ func (l *line) pause(err error) time.Duration {
 	case Again:
 	default:
 		r.failures++
-		return l.backoff.full(r.failures)
+		return p.backoff.full(r.failures)
 	}
 	r.failures++
 	if r.failures == 1 {
 		return 0
 	}
-	return l.backoff.full(r.failures - 1)
+	return p.backoff.full(r.failures - 1)
 }

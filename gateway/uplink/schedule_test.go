@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,26 +57,30 @@ func TestGate(t *testing.T) {
 			}
 		}
 		pass(0)
-		first, fresh := g.shut(0)
+		first, fresh := g.shut(0, time.Now())
 		if !fresh || first < throttle.min/2 || first > throttle.min {
 			t.Errorf("first pause %v, %v", first, fresh)
 		}
-		if rest, fresh := g.shut(time.Hour); fresh || rest != first {
+		if rest, fresh := g.shut(time.Hour, time.Now()); fresh || rest != first {
 			t.Errorf("a second answer of the same kind closed it again, for %v", rest)
 		}
 		pass(first)
-		second, _ := g.shut(0)
+		second, _ := g.shut(0, time.Now())
 		if second < throttle.min || second > 2*throttle.min {
 			t.Errorf("second pause %v", second)
 		}
 		pass(second)
-		asked, _ := g.shut(time.Hour) // the hub's word counts, if it asks for more
+		asked, _ := g.shut(time.Hour, time.Now()) // the hub's word counts, if it asks for more
 		if asked != time.Hour {
 			t.Errorf("the hub asked for an hour and got %v", asked)
 		}
 		pass(asked)
+		// An answer from before the gate opened, acted upon only now, is no new one.
+		if wait, fresh := g.shut(time.Hour, cameAt(dated{errors.New("late"), time.Now().Add(-time.Second)})); fresh || wait != 0 {
+			t.Errorf("an old answer closed it again, for %v", wait)
+		}
 		g.accepted()
-		if again, _ := g.shut(0); again > throttle.min {
+		if again, _ := g.shut(0, time.Now()); again > throttle.min {
 			t.Errorf("first pause after success: %v", again)
 		}
 	})

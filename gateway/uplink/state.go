@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 type State struct {
 	Connected bool
 	Since     time.Time // since when Connected is what it is
+	// Transport names the way of the present connection, or of the last one, and
+	// Reason says why that one, "" where it is the best or the only one.
+	Transport, Reason string
 	// Waiting says in words what is being waited for while not connected, ""
 	// for nothing.
 	Waiting   string
@@ -37,9 +41,19 @@ type State struct {
 	Throttled   int64 // how often the hub asked to wait
 	ClosedUntil time.Time
 
+	LastAccepted time.Time // when a message was last settled as accepted, zero if never
+	// Rung is the highest rung of the watchdog's ladder since then, "" for none,
+	// and Climbed counts them all.
+	Rung    Rung
+	Climbed map[Rung]int64
+
+	Bytes Bytes // of the uplink by cause; zero where the transport does not count
+
 	Links int // leaves that have a link open
-	// Refused names the leaves whose identity the hub does not take, and why.
-	Refused map[string]string
+	// Refused names the leaves whose identity the hub does not take, and why, and
+	// RefusedUntil when the hub is asked again for each of them.
+	Refused      map[string]string
+	RefusedUntil map[string]time.Time
 }
 
 // tally is the State as it is kept.
@@ -49,6 +63,9 @@ type tally struct {
 	mu      sync.Mutex
 	s       State         // guarded by mu
 	downAt  time.Duration // uptime when the present time without connection began; guarded by mu
+	sent    int64         // bytes of bodies handed to the transport; guarded by mu
+	settled int64         // of them, settled; guarded by mu
+	retried int64         // of them, given up; guarded by mu
 	offline bool          // whether downAt counts; guarded by mu
 }
 
@@ -57,6 +74,9 @@ func newTally(clock gateway.Clock) *tally {
 		Since:    clock().Wall,
 		Connects: make(map[string]int64),
 		Refused:  make(map[string]string),
+
+		RefusedUntil: make(map[string]time.Time),
+		Climbed:      make(map[Rung]int64),
 	}}
 }
 
@@ -67,7 +87,12 @@ func (u *Uplink) State() State {
 	defer t.mu.Unlock()
 	s := t.s
 	s.Connects = maps.Clone(s.Connects)
-	s.Refused = maps.Clone(s.Refused)
+	s.Refused, s.RefusedUntil = maps.Clone(s.Refused), maps.Clone(s.RefusedUntil)
+	s.Climbed = maps.Clone(s.Climbed)
+	if m, ok := u.Transport.(Metered); ok {
+		t.s.Bytes = m.Traffic().split(t.settled, t.retried, t.sent, t.s.Bytes)
+		s.Bytes = t.s.Bytes
+	}
 	if t.offline {
 		s.Offline += t.clock().Uptime - t.downAt
 	}
@@ -92,12 +117,13 @@ func (t *tally) begin() {
 	t.s.Since, t.downAt, t.offline = now.Wall, now.Uptime, true
 }
 
-// up says that the connection stands.
-func (t *tally) up() {
+// up says that the connection stands, and on which way.
+func (t *tally) up(transport, reason string) {
 	now := t.clock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.s.Connected, t.s.Since = true, now.Wall
+	t.s.Transport, t.s.Reason = transport, reason
 	t.s.Waiting, t.s.RetryAt = "", time.Time{}
 	t.s.Connects[ConnectOK]++
 	t.s.Offline += now.Uptime - t.downAt
@@ -132,16 +158,54 @@ func (t *tally) noConnection(err error) {
 	t.update(func(s *State) { s.Connects[result]++ })
 }
 
+// climbed notes a rung of the watchdog.
+func (t *tally) climbed(r Rung) {
+	t.update(func(s *State) {
+		s.Climbed[r]++
+		if slices.Index(Rungs, r) > slices.Index(Rungs, s.Rung) {
+			s.Rung = r
+		}
+	})
+}
+
+// progress is when the hub last settled anything for anybody.
+func (t *tally) progress() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.s.LastAccepted
+}
+
+func (t *tally) accepted() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.s.Accepted
+}
+
+// sends counts a body that was put on its way, and done what became of it.
+func (t *tally) sends(bytes int) { t.update(func(*State) { t.sent += int64(bytes) }) }
+
+func (t *tally) done(bytes int, settled bool) {
+	t.update(func(*State) {
+		if settled {
+			t.settled += int64(bytes)
+		} else {
+			t.retried += int64(bytes)
+		}
+	})
+}
+
 // inflight counts messages that go to the hub and answers that come back.
 func (t *tally) inflight(change int) {
 	t.update(func(s *State) { s.Inflight += change })
 }
 
-// refused notes that the hub does not take a leaf; it says whether that is news.
-func (t *tally) refused(leaf string, err error) (news bool) {
+// refused notes that the hub does not take a leaf, and is asked again after the
+// pause; it says whether that is news.
+func (t *tally) refused(leaf string, err error, pause time.Duration) (news bool) {
+	until := t.clock().Wall.Add(pause)
 	t.update(func(s *State) {
 		_, known := s.Refused[leaf]
-		s.Refused[leaf] = err.Error()
+		s.Refused[leaf], s.RefusedUntil[leaf] = err.Error(), until
 		news = !known
 	})
 	return news
@@ -153,6 +217,7 @@ func (t *tally) welcome(leaf string) (news bool) {
 	t.update(func(s *State) {
 		_, news = s.Refused[leaf]
 		delete(s.Refused, leaf)
+		delete(s.RefusedUntil, leaf)
 	})
 	return news
 }

@@ -3,52 +3,74 @@ package uplink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/failpoint"
 )
 
-// flight is one message that is with the hub.
+// flight is what went to the hub together and is judged together: one message, or
+// several where several waited.
 type flight struct {
-	delivery *gateway.Delivery
-	receipt  Receipt
-	err      error // set instead of receipt: it can never be sent
-	sent     time.Time
+	deliveries []*gateway.Delivery
+	receipt    Receipt
+	err        error // set instead of receipt: it can never be sent
+	sent       time.Time
+	bytes      int // of the bodies, if they were sent
 }
 
 // stream is one open link of a leaf: messages go out on one side, and the hub's
 // answers are waited for in the same order on the other. The first answer that
 // is not about its own message alone breaks the stream. What is behind it is not
 // settled any more, whatever the hub says to it: it is sent again behind the
-// failed one, which keeps the order and makes duplicates a tail in one piece.
+// failed one, which keeps the order and makes duplicates a tail in one piece. So
+// does the refusal of several messages together: the leaf sends one at a time
+// then, until the hub has named the one that it does not take.
 type stream struct {
 	*line
 	link Link
 
 	sending context.Context // ends when nothing is to be sent on this link any more
 	stop    context.CancelFunc
-	slots   chan struct{} // one element for each message in flight
-	flights chan flight   // closed by finish; as large as slots, so it never blocks
+	window  int64         // how many messages may be in flight
+	flying  atomic.Int64  // how many are
+	landed  chan struct{} // capacity 1: flying has fallen
+	flights chan flight   // closed by finish; as large as the window, so it never blocks
 
 	broken   chan struct{} // closed at the first failure
 	err      error         // the failure; read it after broken is closed
 	ended    chan struct{} // closed when all answers are in
 	accepted atomic.Int64
 	culprit  bool // the message that killed links was found; read it after ended
+
+	// Used by settle only: what it waits for answers with, and what ends that after
+	// StallTimeout. One for many answers, as making one costs more than waiting.
+	waiting context.Context
+	tired   *time.Timer
+
+	climbed  atomic.Bool // the watchdog has given up this link
+	patience *time.Timer // fires when a message waits too long for room at the hub
+	// waits is since when a message waits for room, after begun; 0 for none, and
+	// lost when the watchdog has given up on it. Who changes it first is right.
+	waits atomic.Int64
+	begun time.Time
 }
 
 func (l *line) newStream(link Link, window int) *stream {
 	s := &stream{
 		line:    l,
 		link:    link,
-		slots:   make(chan struct{}, window),
+		window:  int64(window),
+		landed:  make(chan struct{}, 1),
 		flights: make(chan flight, window),
 		broken:  make(chan struct{}),
 		ended:   make(chan struct{}),
+		begun:   time.Now(),
 	}
 	s.sending, s.stop = context.WithCancel(l.taking)
+	s.patience = time.AfterFunc(l.cfg.StallTimeout.D(), s.impatient)
+	s.patience.Stop()
 	go s.settle() // finish waits for it
 	return s
 }
@@ -64,52 +86,105 @@ func (s *stream) brokenC() <-chan struct{} {
 
 // free waits until there is room in the window and returns how much.
 func (s *stream) free(ctx context.Context) (int, error) {
-	select {
-	case <-s.broken:
-		return 0, s.err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	case s.slots <- struct{}{}:
-		<-s.slots // only this goroutine takes room, so it cannot get less
-		return cap(s.slots) - len(s.slots), nil
+	for {
+		select {
+		case <-s.broken:
+			return 0, s.err
+		default:
+		}
+		// Only this goroutine takes room, so it cannot get less.
+		if n := s.window - s.flying.Load(); n > 0 {
+			return int(n), nil
+		}
+		select {
+		case <-s.broken:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-s.landed:
+		}
 	}
 }
 
-// send puts one message on its way.
-func (s *stream) send(d *gateway.Delivery) error {
-	if err := s.enter(); err != nil {
-		return s.cause(err)
+// send puts messages on their way, as many together as the link takes.
+func (s *stream) send(ds []*gateway.Delivery) error {
+	ms := make([]*gateway.Message, len(ds))
+	for i, d := range ds {
+		ms[i] = d.Message
 	}
-	f := flight{delivery: d, sent: time.Now()}
-	f.receipt, f.err = s.link.Send(s.sending, d.Message)
-	if f.err != nil && remedyOf(f.err) != Poison {
-		s.leave()
-		return s.cause(f.err)
+	for len(ds) > 0 {
+		n, err := s.sendSome(ds, ms)
+		if err != nil {
+			return s.cause(err)
+		}
+		ds, ms = ds[n:], ms[n:]
+	}
+	return nil
+}
+
+// sendSome sends the first n of the messages.
+func (s *stream) sendSome(ds []*gateway.Delivery, ms []*gateway.Message) (n int, err error) {
+	room, err := s.enter(len(ds))
+	if err != nil {
+		return 0, err
+	}
+	f := flight{sent: time.Now()}
+	failpoint.Hit(failpoint.UplinkSend)
+	s.waits.Store(max(int64(time.Since(s.begun)), 1))
+	s.patience.Reset(s.cfg.StallTimeout.D())
+	f.receipt, n, f.err = s.link.Send(s.sending, ms[:room])
+	s.waits.Store(0)
+	s.patience.Stop()
+	failpoint.Hit(failpoint.UplinkSent)
+	switch {
+	case f.err == nil:
+	case remedyOf(f.err) == Poison:
+		n = 1
+	default:
+		s.leave(room)
+		return 0, f.err
+	}
+	s.leave(room - n)
+	f.deliveries = ds[:n:n]
+	if f.err == nil {
+		for _, m := range ms[:n] {
+			f.bytes += len(m.Body)
+		}
+		s.tally.sends(f.bytes)
 	}
 	s.flights <- f
-	return nil
+	return n, nil
 }
 
-// enter takes room for one message: in the window of the leaf, and among all.
-func (s *stream) enter() error {
-	select {
-	case <-s.sending.Done():
-		return s.sending.Err()
-	case s.slots <- struct{}{}:
+// turns is how many leaves share the room that there is for all, at least, when
+// there is not enough: each gets so much in its turn, and the next one follows.
+const turns = 16
+
+// enter takes room for messages, at most n: in the window of the leaf, which free
+// has seen, and among all.
+func (s *stream) enter(n int) (room int, err error) {
+	if !s.room.TryAcquire(int64(n)) {
+		n = min(n, max(1, s.cfg.MaxInflight/turns))
+		if err := s.room.Acquire(s.sending, int64(n)); err != nil {
+			return 0, err
+		}
 	}
-	if err := s.room.Acquire(s.sending, 1); err != nil {
-		<-s.slots
-		return err
-	}
-	s.tally.inflight(+1)
-	return nil
+	s.flying.Add(int64(n))
+	s.tally.inflight(+n)
+	return n, nil
 }
 
 // leave gives the room back.
-func (s *stream) leave() {
-	s.tally.inflight(-1)
-	s.room.Release(1)
-	<-s.slots
+func (s *stream) leave(n int) {
+	if n == 0 {
+		return
+	}
+	s.tally.inflight(-n)
+	s.room.Release(int64(n))
+	s.flying.Add(-int64(n))
+	select {
+	case s.landed <- struct{}{}:
+	default:
+	}
 }
 
 // cause returns why the stream broke, if it did: sending ends then too, and its
@@ -136,72 +211,115 @@ func (s *stream) finish() error {
 // settle waits for the answers in the order in which the messages were sent.
 func (s *stream) settle() {
 	defer close(s.ended)
+	live, cancel := context.WithCancel(s.live)
+	defer cancel()
 	for f := range s.flights {
 		err := f.err
 		if err == nil {
-			err = s.await(f.receipt)
+			err = s.await(live, f.receipt)
 		}
-		s.leave()
-		s.judge(f, err)
+		s.judge(f, err) // first: nothing more is sent behind a failure
+		s.leave(len(f.deliveries))
 	}
 }
 
-// await waits for one answer. A hub that does not give it in StallTimeout while
-// the connection is alive has lost it; the link is given up then.
-func (s *stream) await(r Receipt) error {
-	ctx, cancel := context.WithTimeout(s.live, s.cfg.StallTimeout.D())
-	defer cancel()
-	err := r.Wait(ctx)
-	if err == nil || s.live.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-		return err
+// await waits for one answer. When the hub does not give it in StallTimeout
+// while the connection is alive, the watchdog climbs.
+func (s *stream) await(live context.Context, r Receipt) error {
+	for {
+		err, late := s.patientWait(live, r)
+		if !late {
+			return err
+		}
+		if s.climb() {
+			break
+		}
 	}
-	s.link.Abort()
-	if err := r.Wait(s.live); err == nil {
+	if err := r.Wait(live); err == nil {
 		return nil // it came just now
 	}
-	return &Fault{Remedy: BackOff, Err: fmt.Errorf("no answer of the hub for %v", s.cfg.StallTimeout)}
+	return &Fault{Remedy: BackOff, Err: s.stalled()}
+}
+
+// patientWait waits for StallTimeout; late says that no answer has come by then.
+func (s *stream) patientWait(live context.Context, r Receipt) (err error, late bool) {
+	if s.waiting == nil {
+		var cancel context.CancelFunc
+		s.waiting, cancel = context.WithCancel(live)
+		s.tired = time.AfterFunc(s.cfg.StallTimeout.D(), cancel)
+	} else {
+		s.tired.Reset(s.cfg.StallTimeout.D())
+	}
+	err = r.Wait(s.waiting)
+	if !s.tired.Stop() {
+		s.waiting = nil
+	}
+	return err, errors.Is(err, context.Canceled) && live.Err() == nil
 }
 
 // judge acts on one answer.
 func (s *stream) judge(f flight, err error) {
 	select {
 	case <-s.broken:
+		s.tally.done(f.bytes, false)
 		return
 	default:
 	}
-	switch remedy := remedyOf(err); {
+	remedy := remedyOf(err)
+	s.tally.done(f.bytes, err == nil || remedy == Poison && len(f.deliveries) == 1) // else they are sent again
+	switch {
 	case err == nil:
-		s.out.Settle(f.delivery, gateway.Accepted, "")
-		s.Acked(time.Since(f.sent))
-		s.tally.update(func(t *State) { t.Accepted++ })
-		if s.accepted.Add(1) == 1 {
-			s.gate.accepted()
-			if s.tally.welcome(s.leaf) {
-				s.Log.Info("hub takes leaf again", "leaf", s.leaf)
-			}
-		}
+		s.take(f)
+	case len(f.deliveries) > 1 && remedy == Poison:
+		s.fail(&Fault{Remedy: Suspect, Err: err})
 	case remedy == Poison:
 		s.refuse(f, err)
-	case remedy == Suspect && cap(s.slots) == 1:
-		s.refuse(f, err)
-		s.culprit = true
-		s.fail(&Fault{Remedy: Again, Err: err})
+	case remedy == Suspect && s.window == 1:
+		if s.refuse(f, err) {
+			s.culprit = true
+			s.fail(&Fault{Remedy: Again, Err: err})
+		}
 	default:
 		s.fail(err)
 	}
 }
 
-// refuse settles a message that the hub will never take.
-func (s *stream) refuse(f flight, err error) {
+// take settles what the hub has accepted.
+func (s *stream) take(f flight) {
+	n := len(f.deliveries)
+	for _, d := range f.deliveries {
+		failpoint.Hit(failpoint.UplinkSettle)
+		_ = s.out.Settle(d, gateway.Accepted, "") // fails for what is refused only
+		failpoint.Hit(failpoint.UplinkSettled)
+		s.Acked(time.Since(f.sent))
+	}
+	s.tally.update(func(t *State) { t.Accepted, t.LastAccepted, t.Rung = t.Accepted+int64(n), time.Now(), "" })
+	if s.accepted.Add(int64(n)) == int64(n) {
+		s.record.stalls.Store(0)
+		s.gate.accepted()
+		if s.tally.welcome(s.leaf) {
+			s.Log.Info("hub takes leaf again", "leaf", s.leaf)
+		}
+	}
+}
+
+// refuse settles a message that the hub will never take. If that cannot be kept
+// on the shelf, the stream breaks: what is behind it must not pass it.
+func (s *stream) refuse(f flight, err error) bool {
+	d := f.deliveries[0]
 	// Custody warns, when the message is on the shelf.
-	s.Log.Debug("hub refuses message", "leaf", s.leaf, "lane", f.delivery.Lane.String(), "seq", f.delivery.Seq, "error", err)
-	s.out.Settle(f.delivery, gateway.Refused, err.Error())
+	s.Log.Debug("hub refuses message", "leaf", s.leaf, "lane", d.Lane.String(), "seq", d.Seq, "error", err)
+	if unkept := s.out.Settle(d, gateway.Refused, err.Error()); unkept != nil {
+		s.fail(&Fault{Remedy: BackOff, Err: unkept})
+		return false
+	}
 	s.tally.update(func(t *State) { t.Rejected++ })
+	return true
 }
 
 // fail breaks the stream.
 func (s *stream) fail(err error) {
-	s.err = err
+	s.err = dated{err, time.Now()} // the line hears of it when it is done with something else
 	close(s.broken)
 	s.stop()
 }

@@ -37,23 +37,27 @@ type Conn interface {
 // Link is the way of one leaf to the hub. One goroutine sends and closes,
 // another one waits for receipts.
 type Link interface {
-	// Send puts one message on its way and returns without the hub's answer. It
-	// blocks while the hub gives this leaf no room; that must not hold up other
-	// leaves. A message that can never be sent fails with Poison and leaves the
-	// link as it was; after any other error the link is only good for Close.
-	Send(ctx context.Context, m *gateway.Message) (Receipt, error)
+	// Send puts the first n of the messages on their way, at least one, as one
+	// delivery: the hub takes or refuses them together. It returns without the
+	// hub's answer. It blocks while the hub gives this leaf no room; that must not
+	// hold up other leaves. A first message that can never be sent fails with
+	// Poison and leaves the link as it was; after any other error the link is only
+	// good for Close.
+	Send(ctx context.Context, ms []*gateway.Message) (r Receipt, n int, err error)
 
-	// Abort gives up on a hub that does not answer on this link any more. All
-	// receipts outstanding fail soon after.
-	Abort()
+	// Abort gives up on a hub that does not answer on this link any more: the
+	// link alone, or with RungSession everything that it shares a session with;
+	// a transport without sessions gives up what comes closest. All receipts
+	// outstanding, and a Send that waits for room, fail soon after.
+	Abort(Rung)
 
 	// Close gives up the link. It is called once, when no receipt is outstanding.
 	Close(ctx context.Context)
 }
 
-// Receipt is the hub's answer to one message, when it comes.
+// Receipt is the hub's answer to one delivery, when it comes.
 type Receipt interface {
-	// Wait returns nil when the hub has accepted the message. Receipts of one
+	// Wait returns nil when the hub has accepted all its messages. Receipts of one
 	// link are waited for in the order of Send, by one goroutine.
 	Wait(ctx context.Context) error
 }

@@ -2,8 +2,10 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -28,6 +30,8 @@ type Parts struct {
 	Transport Transport
 	Clock     gateway.Clock
 	Log       *slog.Logger
+	// Down takes what the hub sends to leaves; nil: nothing is listened for.
+	Down gateway.Downward
 	// Acked, if not nil, is told for each accepted message how long the hub took
 	// to settle it. It is called from many goroutines and must not block.
 	Acked func(time.Duration)
@@ -44,6 +48,9 @@ type Uplink struct {
 	// records outlives connections: reconnecting must not shorten the wait of a
 	// leaf that the hub refuses. Only the feed of the present pump touches the map.
 	records map[string]*record
+	// earRecords is the same for the way down. Only the present pump's hear touches it.
+	earRecords map[string]*record
+	current    atomic.Pointer[Conn] // nil while there is none
 }
 
 // New makes an uplink; cfg must be valid. Nothing happens before Run.
@@ -58,24 +65,34 @@ func New(cfg Config, p Parts) *Uplink {
 		auth:    schedule{cfg.AuthBackoffMin.D(), cfg.AuthBackoffMax.D()},
 		tally:   newTally(p.Clock),
 		records: make(map[string]*record),
+
+		earRecords: make(map[string]*record),
 	}
 }
 
 // Run keeps the connection up and carries messages from the outbox until ctx
 // ends. It then lets the hub settle what is on its way, for a few seconds at
-// most, and returns nil. Everything it started has ended when it returns. It is
-// called once.
+// most, and returns nil. An error wraps ErrStuck: see StallConnections.
+// Everything it started has ended when it returns. It is called once.
 func (u *Uplink) Run(ctx context.Context, out gateway.Outbox) error {
 	u.tally.begin()
-	failures := 0
+	failures, inVain := 0, 0
 	for u.awaitTime(ctx) {
 		u.tally.update(func(s *State) { s.Attempts, s.Waiting = failures+1, "answer of the hub" })
+		accepted := u.tally.accepted()
 		lasted, err := u.connection(ctx, out, failures)
 		if ctx.Err() != nil {
 			break
 		}
+		if err := u.vain(&inVain, accepted, err); err != nil {
+			return err
+		}
 		if lasted >= stableAfter {
 			failures = 0
+		}
+		if renewal, ok := errors.AsType[*renewed](err); ok {
+			u.Log.Info("connection to hub is replaced", "reason", renewal.why)
+			continue
 		}
 		failures++
 		if !u.rest(ctx, failures, err) {
@@ -112,14 +129,31 @@ func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures in
 		return 0, fmt.Errorf("cannot connect to hub: %w", err)
 	}
 	begin := time.Now()
-	u.tally.up()
-	u.Log.Info("connected to hub", "failed_attempts", failures)
+	name, why := u.way()
+	u.tally.up(name, why)
+	u.Log.Info("connected to hub", "failed_attempts", failures, "transport", name, "reason", why)
+	u.current.Store(&conn)
 	out.LinkUp()
+	if u.Down != nil {
+		u.Down.LinkUp()
+	}
 	err = u.serve(ctx, conn, out)
+	u.current.Store(nil)
+	if u.Down != nil {
+		u.Down.LinkDown()
+	}
 	// Everything that could settle has ended: what is left is custody's again.
 	out.LinkDown()
 	u.tally.down()
 	return time.Since(begin), fmt.Errorf("connection to hub lost: %w", err)
+}
+
+// way says which way the connection goes, and why.
+func (u *Uplink) way() (name, why string) {
+	if known, ok := u.Transport.(Known); ok {
+		return known.Way()
+	}
+	return "", ""
 }
 
 // rest waits before the next attempt, as the failure asks for. It says whether

@@ -185,6 +185,82 @@ func TestRefusedLeafWaitsLongAndAcrossConnections(t *testing.T) {
 	})
 }
 
+// A hub that refuses several messages together does not say which one is bad: it
+// is found by sending them one by one, and everything else arrives in order.
+func TestPoisonInABatchIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, out := newWire(), newOutbox(t)
+		w.together, w.delay, w.gentle = 64, time.Millisecond, true
+		w.answer = func(m string) (bool, error) {
+			if m == "leaf/20" || m == "leaf/150" {
+				return false, &uplink.Fault{Remedy: uplink.Poison, Err: errors.New("bad")}
+			}
+			return true, nil
+		}
+		_, stop := start(t, uplink.DefaultConfig(), w, out)
+		defer stop()
+		out.publish("leaf", 500)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if a, r := out.count(gateway.Accepted), out.count(gateway.Refused); a != 498 || r != 2 {
+			t.Errorf("%d accepted, %d refused", a, r)
+		}
+		for _, m := range []string{"leaf/20", "leaf/150"} {
+			if o, _ := out.outcome(m); o != gateway.Refused {
+				t.Errorf("%s: %v", m, o)
+			}
+		}
+		// What was behind a refused batch may have arrived before it was known:
+		// it comes again. The last copies are in order.
+		last := make(map[string]int)
+		for i, m := range w.arrived["leaf"] {
+			last[m] = i
+		}
+		for seq, before := uint64(1), -1; seq <= 500; seq++ {
+			i, ok := last[name("leaf", seq)]
+			if ok && i < before || ok == (seq == 20 || seq == 150) {
+				t.Fatalf("message %d: arrived %v, last at position %d, the one before at %d", seq, ok, i, before)
+			} else if ok {
+				before = i
+			}
+		}
+		if w.batches == 0 {
+			t.Error("nothing was sent together")
+		}
+	})
+}
+
+// One leaf that always has more to send takes turns with those that have little:
+// before a quiet one is served, the chatty one gets no more than its window and
+// one turn.
+func TestChattyLeafTakesTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, out := newWire(), newOutbox(t)
+		w.together, w.delay = 64, 10*time.Millisecond
+		cfg := uplink.DefaultConfig()
+		cfg.MaxInflight = 64 // the chatty leaf alone could fill it
+		_, stop := start(t, cfg, w, out)
+		defer stop()
+		out.publish("chatty", 100_000)
+		time.Sleep(100 * time.Millisecond)
+		for i := range 50 {
+			out.publish(fmt.Sprint("quiet", i), 1)
+		}
+		before := out.accepted("chatty")
+		for i := 0; out.count(gateway.Accepted) < 100_050 && out.quiet() < 50; i++ {
+			if i > 1000 {
+				t.Fatalf("%d of 50 quiet leaves served", out.quiet())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		// Fifty quiet leaves are fifty turns; between two of them the chatty one
+		// may have one, of a sixteenth of what there is.
+		if n := out.accepted("chatty") - before; n > 64+50*64/16 {
+			t.Errorf("%d messages of the chatty leaf went before the last quiet leaf's one", n)
+		}
+	})
+}
+
 func TestPoisonIsShelvedInItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, out := newWire(), newOutbox(t)
@@ -203,6 +279,38 @@ func TestPoisonIsShelvedInItsPlace(t *testing.T) {
 		}
 		if s := u.State(); s.Accepted != 19 || s.Rejected != 1 || s.Inflight != 0 || s.Recalls != 0 {
 			t.Errorf("state %+v", s)
+		}
+	})
+}
+
+// What the hub refuses while the shelf cannot take it breaks the link: what is
+// behind it waits for it, and comes again as one tail.
+func TestRefusedMessageThatCannotBeShelvedIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, out := newWire(), newOutbox(t)
+		w.delay, w.gentle, out.shelfFull = time.Second, true, 1
+		w.answer = func(m string) (bool, error) {
+			if m == "a/7" {
+				return false, &uplink.Fault{Remedy: uplink.Poison, Err: errors.New("bad")}
+			}
+			return true, nil
+		}
+		u, stop := start(t, uplink.DefaultConfig(), w, out)
+		out.publish("a", 20)
+		time.Sleep(5 * time.Minute)
+		s := u.State()
+		stop()
+		var want []string
+		for _, part := range [][2]uint64{{1, 6}, {8, 20}, {8, 20}} {
+			for seq := part[0]; seq <= part[1]; seq++ {
+				want = append(want, name("a", seq))
+			}
+		}
+		if got := w.arrived["a"]; !slices.Equal(got, want) {
+			t.Errorf("arrived %v", got)
+		}
+		if o, _ := out.outcome("a/7"); o != gateway.Refused || s.Accepted != 19 || s.Rejected != 1 || s.Recalls != 1 {
+			t.Errorf("a/7 is %v; state %+v", o, s)
 		}
 	})
 }

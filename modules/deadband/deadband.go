@@ -20,14 +20,14 @@ import (
 // Config says which number is watched and what is a change of it. At least one
 // of Delta and Percent is set; where both are, each one alone makes a change.
 type Config struct {
-	Leaf    string `toml:"leaf"`    // pattern of leaf ids as in modules.Scope, empty for all
-	Channel string `toml:"channel"` // pattern of channels, empty for all
+	Leaf    string `toml:"leaf"`    // pattern of leaf ids with * and ?, empty for all
+	Channel string `toml:"channel"` // pattern of channels, the same
 	Field   string `toml:"field"`   // the way to the number in a JSON body, "motor.temperature"
 
 	// Delta is the least difference from the last reported value that is
 	// reported, in the unit of the field; 0 for none.
 	Delta float64 `toml:"delta"`
-	// Percent is the same in per cent of the last reported value; 0 for none.
+	// Percent is the least difference in per cent of the last reported value; 0 for none.
 	// Where the last reported value is 0, every difference is a change.
 	Percent float64 `toml:"percent"`
 	// MaxAge is how old the last report may be: a message that comes later

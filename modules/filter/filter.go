@@ -39,8 +39,8 @@ const (
 // Config is one rule.
 type Config struct {
 	Action  string `toml:"action"`  // Keep or Drop
-	Leaf    string `toml:"leaf"`    // pattern of leaf ids as in modules.Scope, empty for all
-	Channel string `toml:"channel"` // pattern of channels, empty for all
+	Leaf    string `toml:"leaf"`    // pattern of leaf ids with * and ?, empty for all
+	Channel string `toml:"channel"` // pattern of channels, the same
 
 	// Field, Op and Value are the comparison; all empty for none. The field of
 	// the body, "motor.temperature", is on the left side, Value on the right.

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/fieldgate/fieldgate/test/leafsim"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
@@ -80,20 +80,11 @@ func TestDiskFull(t *testing.T) {
 		need(t, "a small file system cannot be mounted without root")
 	}
 	ctx := testContext(t, 3*patience)
-	small := folder(t)
-	if err := syscall.Mount("fieldgate-e2e", small, "tmpfs", 0, "size=160m"); err != nil {
-		need(t, "cannot mount a tmpfs: "+err.Error())
-	}
-	// Registered before the site, so it comes after its end.
-	t.Cleanup(func() {
-		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	small := smallDisk(t, "160M")
 	list := devices(4, site.SDK, site.MQTT5, site.MQTT3, site.Serial)
 	s := newSite(ctx, t, site.Plan{Leaves: list, Config: site.Config{
 		DataDir: filepath.Join(small, "data"),
-		Store:   "allow_any_filesystem = true\nmin_free = \"32MiB\"\nsegment_size = \"1MiB\"\n",
+		Store:   "min_free = \"32MiB\"\nsegment_size = \"1MiB\"\n",
 	}})
 	must(t, s.Cut(ctx))
 	must(t, s.StartGateway(ctx))
@@ -114,20 +105,46 @@ func TestDiskFull(t *testing.T) {
 	must(t, s.Restore(ctx))
 	must(t, crew.Finish(ctx))
 	allArrived(ctx, t, s)
+	queue := filepath.Join(s.DataDir(), "store", "queue")
+	must(t, s.Await(ctx, "the room of what was stored to be free", func() bool {
+		segments, err := filepath.Glob(filepath.Join(queue, "*", "*"))
+		return err == nil && len(segments) == 0
+	}))
 }
 
-// fill writes to a file until the file system has no room left, at most as fast
-// as a good card (256 MB/s). At the speed of memory it would outrun the room
-// that the store keeps free for a segment that is being closed.
+// smallDisk mounts an ext4 file system of that size, as the appliance has, with
+// no blocks kept for root.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := folder(t)
+	image := dir + ".ext4"
+	t.Cleanup(func() { os.Remove(image) })
+	for _, command := range [][]string{
+		{"truncate", "-s", size, image},
+		{"mkfs.ext4", "-q", "-F", "-m", "0", image},
+		{"mount", "-o", "loop", image, dir},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			need(t, fmt.Sprintf("%v: %v: %s", command, err, out))
+		}
+	}
+	// Registered before the site, so it comes after its end.
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill writes to a file, at the speed of memory, until the file system has no
+// room left.
 func fill(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.Create(file)
 	must(t, err)
 	block := make([]byte, 256<<10)
-	pace := time.NewTicker(time.Millisecond)
-	defer pace.Stop()
 	for err == nil {
-		<-pace.C
 		_, err = f.Write(block)
 	}
 	if !errors.Is(err, syscall.ENOSPC) {

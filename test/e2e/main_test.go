@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -30,12 +28,9 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	for program, folder := range map[string]string{"fieldgate": "cmd/fieldgate", "hubsim": "test/cmd/hubsim", "leafsim": "test/cmd/leafsim"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(bin, program), "github.com/fieldgate/fieldgate/"+folder)
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", program, err, out)
-			return 1
-		}
+	if err := site.Build(context.Background(), bin); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return m.Run()
 }
@@ -81,7 +76,9 @@ func folder(t *testing.T) string {
 // newSite makes a site whose gateway is not running yet. It ends with the test.
 func newSite(ctx context.Context, t *testing.T, plan site.Plan) *site.Site {
 	t.Helper()
-	plan.Bin = bin
+	if plan.Bin == "" {
+		plan.Bin = bin
+	}
 	if plan.Dir == "" {
 		plan.Dir = folder(t)
 	}

@@ -16,6 +16,7 @@ type Options struct {
 	Line Line // how it reaches the gateway
 
 	Rate       float64 // messages per second, 0 for as fast as the window allows
+	Silent     bool    // connect, and send only what Send asks for
 	Count      uint64  // stop after so many messages, 0 for no end
 	Window     int     // how many may be unacknowledged at a time, 0 for 16
 	AlarmEvery int     // every so many messages one goes into the alarm lane, 0 for never
@@ -41,6 +42,7 @@ type Leaf struct {
 	o    Options
 	stop chan struct{} // closed by Stop
 	once sync.Once
+	wake chan struct{} // capacity 1: asked has grown
 
 	// Owned by Run.
 	pending []*Message // made and not acknowledged, in order
@@ -49,7 +51,8 @@ type Leaf struct {
 	due     time.Time // when the next message is to be made
 
 	mu    sync.Mutex
-	acks  []Ack // guarded by mu, like what follows
+	acks  []Ack  // guarded by mu, like what follows
+	asked uint64 // messages that Send asked for
 	stats Stats
 	last  error // why the last connection ended or failed
 }
@@ -64,7 +67,25 @@ func New(o Options) *Leaf {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Logger = o.Logger.With("leaf", o.ID)
-	return &Leaf{o: o, stop: make(chan struct{}), n: make(map[string]uint64)}
+	return &Leaf{o: o, stop: make(chan struct{}), wake: make(chan struct{}, 1), n: make(map[string]uint64)}
+}
+
+// Send has a silent leaf make and send n more messages.
+func (l *Leaf) Send(n uint64) {
+	l.mu.Lock()
+	l.asked += n
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// silent says that nobody has asked for more messages.
+func (l *Leaf) silent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.o.Silent && l.made() >= l.asked
 }
 
 // ID returns the leaf's id.
@@ -188,6 +209,7 @@ func (l *Leaf) exchange(ctx context.Context, c conn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-stop:
+		case <-l.wake:
 		case <-timer.C:
 		case m, ok := <-c.acks():
 			if !ok {
@@ -243,13 +265,13 @@ func (l *Leaf) stopped() bool {
 func (l *Leaf) finished() bool { return len(l.pending) == 0 && l.stopped() }
 
 func (l *Leaf) mayMake() bool {
-	return !l.stopped() && len(l.pending) < l.o.Window && l.untilDue() <= 0
+	return !l.silent() && !l.stopped() && len(l.pending) < l.o.Window && l.untilDue() <= 0
 }
 
 // untilDue says how long the next message is to wait; an hour where something
 // else must happen first.
 func (l *Leaf) untilDue() time.Duration {
-	if l.stopped() || len(l.pending) >= l.o.Window {
+	if l.silent() || l.stopped() || len(l.pending) >= l.o.Window {
 		return time.Hour
 	}
 	if l.o.Rate <= 0 {

@@ -2,7 +2,7 @@ package leafsim
 
 import "context"
 
-// Line is a way to the gateway: MQTT or Serial. A leaf owns its Line.
+// Line is a way to the gateway: MQTT, Serial or SN. A leaf owns its Line.
 type Line interface {
 	// dial makes a connection that stands, for at most window messages in
 	// flight.

@@ -38,24 +38,32 @@ type Serial struct {
 const answerTime = 2 * time.Second
 
 // open makes the pseudo-terminal and the link to it.
-func (s *Serial) open() error {
-	leaf, port, err := pty.Open()
-	if err != nil {
+func (s *Serial) open() (err error) {
+	if s.leaf, s.port, err = openTerminal(s.Link); err != nil {
 		return err
+	}
+	leaf := s.leaf
+	s.reader.Go(func() { s.read(leaf) })
+	return nil
+}
+
+// openTerminal makes a pseudo-terminal and a link to the gateway's end, which is
+// the port.
+func openTerminal(link string) (leaf, port *os.File, err error) {
+	if leaf, port, err = pty.Open(); err != nil {
+		return nil, nil, err
 	}
 	err = errors.Join(control(port, setRaw), control(leaf, setNonblock))
 	if err == nil {
 		// A link left by an earlier run leads nowhere.
-		if err = os.Remove(s.Link); err == nil || errors.Is(err, os.ErrNotExist) {
-			err = os.Symlink(port.Name(), s.Link)
+		if err = os.Remove(link); err == nil || errors.Is(err, os.ErrNotExist) {
+			err = os.Symlink(port.Name(), link)
 		}
 	}
 	if err != nil {
-		return errors.Join(err, leaf.Close(), port.Close())
+		return nil, nil, errors.Join(err, leaf.Close(), port.Close())
 	}
-	s.leaf, s.port = leaf, port
-	s.reader.Go(func() { s.read(leaf) })
-	return nil
+	return leaf, port, nil
 }
 
 // control does something to a file's descriptor.

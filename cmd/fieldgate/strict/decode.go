@@ -45,19 +45,37 @@ func (t Table) decode(v reflect.Value, except []string) {
 	}
 }
 
-// fieldsOf returns the keys of a struct type and where their fields are.
-func fieldsOf(t reflect.Type) map[string][]int {
-	fields := make(map[string][]int)
+// Field is a key of a struct type.
+type Field struct {
+	Key   string
+	Index []int        // of the field, for reflect's FieldByIndex
+	In    reflect.Type // the struct that declares it: another one if that is inline
+	reflect.StructField
+}
+
+// Fields returns the keys of a struct type, in the order in which they are declared.
+func Fields(t reflect.Type) []Field {
+	var all []Field
 	for f := range t.Fields() {
 		tag, option, _ := strings.Cut(f.Tag.Get("toml"), ",")
 		switch {
 		case tag == "" && option == "inline":
-			for key, inner := range fieldsOf(f.Type) {
-				fields[key] = slices.Concat(f.Index, inner)
+			for _, inner := range Fields(f.Type) {
+				inner.Index = slices.Concat(f.Index, inner.Index)
+				all = append(all, inner)
 			}
 		case tag != "" && tag != "-":
-			fields[tag] = f.Index
+			all = append(all, Field{tag, f.Index, t, f})
 		}
+	}
+	return all
+}
+
+// fieldsOf returns the keys of a struct type and where their fields are.
+func fieldsOf(t reflect.Type) map[string][]int {
+	fields := make(map[string][]int)
+	for _, f := range Fields(t) {
+		fields[f.Key] = f.Index
 	}
 	return fields
 }

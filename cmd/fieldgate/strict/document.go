@@ -290,6 +290,9 @@ func (t Table) Text(key string) string {
 	return s
 }
 
+// Values are what stands in the table, as the TOML decoder gives it. Do not change it.
+func (t Table) Values() map[string]any { return t.values }
+
 // Has says whether the key is set, to whatever.
 func (t Table) Has(key string) bool { _, ok := t.values[key]; return ok }
 

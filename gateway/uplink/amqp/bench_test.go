@@ -14,6 +14,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/gateway/uplink/amqp"
 	"github.com/fieldgate/fieldgate/test/hubsim"
@@ -27,9 +28,17 @@ type bench struct {
 	keys   *identity.Keyring
 	path   *gateway.Path
 	uplink *uplink.Uplink
+	twins  *twin.Twins    // and the way down behind them
 	sent   map[string]int // by leaf, how many were handed over
+	s      settings
+	dir    string // of the store
+	notes  gateway.Notes
 	end    func()
+	ended  chan error // what the uplink's Run returned
 }
+
+// laterHub is an uplink that is made after those who use it.
+type laterHub struct{ *uplink.Uplink }
 
 type anyLeaf struct{}
 
@@ -48,6 +57,8 @@ type settings struct {
 	amqp   amqp.Config
 	uplink uplink.Config
 	clock  gateway.Clock
+	proofs *identity.Proofs
+	keys   *identity.Keyring // with proofs: the ring that it has
 }
 
 // newBench starts a hub with the leaves and a gateway that connects to it.
@@ -62,14 +73,26 @@ func newBench(t *testing.T, leaves []string, adjust ...func(*settings)) *bench {
 		a(&s)
 	}
 	hub := startHub(t, s.hub)
-	b := &bench{t: t, hub: hub, keys: identity.NewKeyring("hub.test"), sent: make(map[string]int)}
+	b := &bench{t: t, hub: hub, keys: cmp.Or(s.keys, identity.NewKeyring("hub.test")), sent: make(map[string]int)}
 	b.learnKeys()
 	info := hub.Info()
 	s.amqp.Host = "hub.test"
 	s.amqp.Address = fmt.Sprintf("%s:%d", info.Bind, info.AMQPPort)
 	s.amqp.CAFile = cmp.Or(s.amqp.CAFile, info.CAFile)
+	b.s = s
 	b.start(s)
 	return b
+}
+
+// restart starts the gateway again, after its end, with the same store.
+func (b *bench) restart() { b.start(b.s) }
+
+// proofs proves leaves with their keys, if the test has not set it otherwise.
+func (b *bench) proofs() *identity.Proofs {
+	if b.s.proofs == nil {
+		b.s.proofs = identity.NewProofs(b.keys, "", nil, nil)
+	}
+	return b.s.proofs
 }
 
 // startHub starts a hub that the end of the test closes.
@@ -98,20 +121,41 @@ func (b *bench) learnKeys() {
 // start joins store, path and uplink, and runs them until end.
 func (b *bench) start(s settings) {
 	log := slog.New(slog.NewTextHandler(b.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
-	transport, err := amqp.New(s.amqp, b.keys, s.clock, log)
+	transport, err := amqp.New(s.amqp, b.proofs(), s.clock, log)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.uplink = uplink.New(s.uplink, uplink.Parts{Transport: transport, Clock: s.clock, Log: log})
 	cfg := store.DefaultConfig()
 	cfg.AllowAnyFS = true
-	queue, err := store.Open(b.t.TempDir(), cfg, slog.New(slog.DiscardHandler))
+	if b.dir == "" {
+		b.dir = b.t.TempDir()
+	}
+	queue, err := store.Open(b.dir, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	down, err := gateway.NewDown(nil, queue, s.clock, log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.notes = queue
+	hub := &laterHub{}
+	b.twins, err = twin.New(twin.DefaultConfig(), twin.Parts{Hub: hub, Down: down, Notes: queue, Clock: s.clock, Log: log})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.uplink = uplink.New(s.uplink, uplink.Parts{Transport: transport, Down: b.twins, Clock: s.clock, Log: log})
+	hub.Uplink = b.uplink
 	b.path = gateway.NewPath(gateway.DefaultConfig(), queue, anyLeaf{}, nil, s.clock, log)
 	stopPath := run(b.path.Run)
-	stopUplink := run(func(ctx context.Context) error { return b.uplink.Run(ctx, b.path) })
+	stopDown := run(down.Run)
+	stopTwins := run(b.twins.Run)
+	b.ended = make(chan error, 1)
+	stopUplink := run(func(ctx context.Context) error {
+		err := b.uplink.Run(ctx, b.path)
+		b.ended <- err
+		return err
+	})
 	ended := false
 	b.end = func() {
 		if ended {
@@ -119,6 +163,8 @@ func (b *bench) start(s settings) {
 		}
 		ended = true
 		stopUplink()
+		stopTwins()
+		stopDown()
 		stopPath()
 		queue.Close()
 	}
@@ -167,7 +213,7 @@ func (b *bench) arrivals() map[string][]int {
 	}
 	ids := make(map[message]string)
 	for a := range b.hub.Arrivals() {
-		m := message{leaf: a.Device}
+		m := message{leaf: cmp.Or(a.Properties["fieldgate-leaf"], a.Device)}
 		if _, err := fmt.Sscan(string(a.Body), &m.number); err != nil {
 			b.t.Fatalf("%s: body %.20q: %v", a.Device, a.Body, err)
 		}
@@ -195,6 +241,17 @@ func (b *bench) covers(leaf string, numbers []int) bool {
 		seen[n] = true
 	}
 	return len(seen) == b.sent[leaf]
+}
+
+// missing returns the numbers of the leaf's messages that have not arrived.
+func (b *bench) missing(leaf string) (numbers []int) {
+	arrived := b.arrived(leaf)
+	for n := 1; n <= b.sent[leaf]; n++ {
+		if !slices.Contains(arrived, n) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
 }
 
 // checkOrder fails the test unless the leaf's messages arrived in order, with

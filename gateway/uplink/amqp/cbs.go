@@ -70,7 +70,7 @@ func (b *cbs) get(ctx context.Context) (*cbsPair, error) {
 		return nil, faultOf(fmt.Errorf("%s: %w", hub.CBSAddress, timeout(ctx, err, "attach")))
 	}
 	b.pair = p
-	b.background.Go(func() { p.read(b.live) })
+	b.start(func() { p.read(b.live) })
 	return p, nil
 }
 

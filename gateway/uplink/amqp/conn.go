@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway/hub"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/uplink/dial"
 )
 
 // goodbye is how long the connection may take to close in good order.
@@ -21,25 +21,44 @@ const goodbye = 2 * time.Second
 // conn is one connection to the hub.
 type conn struct {
 	*Transport
-	line     net.Conn
+	stream   *dial.Stream
 	wire     *goamqp.Conn
 	cbs      *cbs
 	sessions sessions
+	shared   shared
 
 	live       context.Context // ends with Close
 	cancel     context.CancelFunc
-	background sync.WaitGroup // renewals and the reader of CBS answers
+	background sync.WaitGroup // see start
 
 	mu         sync.Mutex
+	closed     bool                 // guarded by mu: nothing is started any more
 	identities map[string]time.Time // guarded by mu; leaf -> expiry of the last token put
+	renewals   map[string]*renewal  // guarded by mu; of leaves that have links
+	ears       map[string]*ear      // guarded by mu
 }
 
-func newConn(t *Transport, line *guard, wire *goamqp.Conn) *conn {
-	c := &conn{Transport: t, line: line.tcp, wire: wire, identities: make(map[string]time.Time)}
+func newConn(t *Transport, stream *dial.Stream, wire *goamqp.Conn) *conn {
+	c := &conn{
+		Transport: t, stream: stream, wire: wire, identities: make(map[string]time.Time),
+		renewals: make(map[string]*renewal), ears: make(map[string]*ear),
+	}
 	c.live, c.cancel = context.WithCancel(context.Background())
 	c.cbs = &cbs{conn: c, busy: make(chan struct{}, 1)}
 	c.sessions = sessions{conn: c, busy: make(chan struct{}, 1)}
+	c.shared = shared{conn: c, busy: make(chan struct{}, 1), alone: make(chan struct{}, 1)}
+	c.start(c.sweepEars)
 	return c
+}
+
+// start runs f as a part of the connection, which Close waits for; f ends with live.
+// It does nothing when the connection is closed: who holds it may come late.
+func (c *conn) start(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.background.Go(f)
+	}
 }
 
 // Done is closed when the connection is lost.
@@ -56,7 +75,10 @@ func (c *conn) Err() error {
 // Close ends the connection. A hub that does not listen any more gets a moment.
 func (c *conn) Close() {
 	c.cancel()
-	timer := time.AfterFunc(goodbye, func() { c.line.Close() })
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	timer := time.AfterFunc(goodbye, c.stream.Abort)
 	defer timer.Stop()
 	_ = c.wire.Close() // whatever it says, it is closed
 	c.background.Wait()
@@ -66,17 +88,31 @@ func (c *conn) Close() {
 func (c *conn) Open(ctx context.Context, leaf string) (uplink.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout.D())
 	defer cancel()
-	expiry, err := c.proveIdentity(ctx, leaf)
+	if !c.hasIdentity(leaf) {
+		return c.shared.open(ctx, leaf)
+	}
+	l, err := c.openLink(ctx, leaf)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// hasIdentity says that the hub knows the leaf as a device of its own.
+func (c *conn) hasIdentity(leaf string) bool { return c.proofs.Identity(leaf) == leaf }
+
+// openLink opens the telemetry link of the leaf's identity.
+func (c *conn) openLink(ctx context.Context, leaf string) (*link, error) {
+	release, err := c.holdToken(ctx, leaf)
 	if err != nil {
 		return nil, err
 	}
 	s, sender, err := c.sessions.attach(ctx, leaf)
 	if err != nil {
+		release()
 		return nil, err
 	}
-	l := &link{conn: c, leaf: leaf, session: s, sender: sender}
-	l.keepIdentity(expiry)
-	return l, nil
+	return &link{conn: c, leaf: leaf, session: s, sender: sender, release: release}, nil
 }
 
 // errFull says that the connection carries as many leaves as the hub allows.

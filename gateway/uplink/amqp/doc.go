@@ -1,5 +1,5 @@
-// Package amqp carries leaves to an IoT hub over AMQP 1.0: one TLS connection,
-// one token per leaf, one sending link per leaf, several leaves per session. It
+// Package amqp carries leaves to an IoT hub over AMQP 1.0: one connection, on TLS
+// or in a WebSocket (package dial makes it), one token per leaf, one sending link per leaf, several leaves per session. It
 // is a transport of package uplink and the only importer of go-amqp.
 //
 //	transport.go   dials, and says what is needed for it

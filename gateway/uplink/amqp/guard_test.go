@@ -2,9 +2,14 @@ package amqp
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // frame makes a frame as go-amqp writes it: a performative that is an empty list.
@@ -15,7 +20,7 @@ func frame(channel, code byte) []byte {
 func TestSessionBeginsAfterTheOneBeforeHasEnded(t *testing.T) {
 	const transfer = 0x14
 	near, far := net.Pipe()
-	g := newGuard(near, near)
+	g := newGuard(near, func() { near.Close() }, time.Minute)
 	read := make(chan []byte)
 	go func() {
 		all, _ := io.ReadAll(far)
@@ -35,7 +40,9 @@ func TestSessionBeginsAfterTheOneBeforeHasEnded(t *testing.T) {
 			t.Fatalf("%x: %d, %v", f, n, err)
 		}
 	}
-	near.Close()
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
 	want := bytes.Join(append(append(written[:3:3], written[4:7]...), append([][]byte{written[3]}, written[7:]...)...), nil)
 	if got := <-read; !bytes.Equal(got, want) {
 		t.Errorf("\ngot  %x\nwant %x", got, want)
@@ -51,11 +58,71 @@ func TestFailureInOneDirectionClosesTheLine(t *testing.T) {
 		broken, _ := net.Pipe()
 		broken.Close()
 		tcp, hub := net.Pipe()
-		fail(newGuard(broken, tcp))
+		g := newGuard(broken, func() { tcp.Close() }, time.Minute)
+		fail(g)
 		if _, err := hub.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("%s: the hub still reads: %v", name, err)
 		}
+		g.Close()
 	}
+}
+
+// What is written while nobody can write is one write, and no more is taken than
+// there is room for.
+func TestFramesGoTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		g := newGuard(near, func() { near.Close() }, time.Minute)
+		first, rest := frame(0, 0x14), slices.Repeat(frame(0, 0x14), 20)
+		put := func(b []byte) {
+			if _, err := g.Write(b); err != nil {
+				t.Error(err)
+			}
+		}
+		put(first)
+		synctest.Wait() // it is being written, and the far side does not read
+		for f := range slices.Chunk(rest, len(first)) {
+			put(f)
+		}
+		large := make([]byte, maxUnsent)
+		put(large)
+		var over bool
+		go func() {
+			put(first)
+			over = true
+		}()
+		synctest.Wait()
+		if over {
+			t.Error("more was taken than there is room for")
+		}
+		b := make([]byte, 2*maxUnsent)
+		for i, want := range [][]byte{first, slices.Concat(rest, large), first} {
+			if n, err := far.Read(b); err != nil || !bytes.Equal(b[:n], want) {
+				t.Errorf("write %d: %d bytes, %v, want %d", i+1, n, err, len(want))
+			}
+			synctest.Wait()
+		}
+		g.Close()
+	})
+}
+
+// A hub that does not read any more ends the connection, and it is known why.
+func TestWriteThatTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		g := newGuard(near, func() { near.Close() }, time.Minute)
+		if _, err := g.Write(frame(0, 0x14)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the reader hears %v", err)
+		}
+		if _, err := g.Write(frame(0, 0x14)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the writer hears %v", err)
+		}
+		g.Close()
+	})
 }
 
 func TestFrameOf(t *testing.T) {

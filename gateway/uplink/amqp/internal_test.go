@@ -23,19 +23,11 @@ func TestConfig(t *testing.T) {
 		return c
 	}
 	good := valid()
-	if err := good.Validate(); err != nil || good.target() != "myhub.azure-devices.net:5671" || good.serverName() != good.Host {
-		t.Errorf("defaults: %v, dials %s for %s", err, good.target(), good.serverName())
-	}
-	good.Address, good.ServerName = "10.0.0.5:443", "relay"
-	if err := good.Validate(); err != nil || good.target() != "10.0.0.5:443" || good.serverName() != "relay" {
-		t.Errorf("with an address: %v, dials %s for %s", err, good.target(), good.serverName())
+	if err := good.Validate(); err != nil {
+		t.Errorf("defaults: %v", err)
 	}
 	for key, spoils := range map[string][]func(*Config){
-		"host":               {func(c *Config) { c.Host = "" }, func(c *Config) { c.Host = "hub:5671" }},
-		"address":            {func(c *Config) { c.Address = "hub" }, func(c *Config) { c.Address = "hub:0" }, func(c *Config) { c.Address = ":5671" }},
-		"token_ttl":          {func(c *Config) { c.TokenTTL = gateway.Duration(time.Second) }},
-		"keep_alive":         {func(c *Config) { c.KeepAlive = 0 }},
-		"timeout":            {func(c *Config) { c.Timeout = gateway.Duration(time.Hour) }},
+		"host":               {func(c *Config) { c.Host = "" }}, // the rest is package dial's
 		"leaves_per_session": {func(c *Config) { c.LeavesPerSession = 0 }},
 	} {
 		for i, spoil := range spoils {
@@ -93,6 +85,49 @@ func TestConnectionCarriesNoMoreIdentitiesThanTheHubAllows(t *testing.T) {
 	if _, known := c.identities["one too many"]; known {
 		t.Error("a leaf whose token was not accepted keeps its place")
 	}
+}
+
+// limited is a hub's link that takes messages up to a size, whatever it has said.
+type limited struct {
+	most int
+	sent []int // sizes
+}
+
+func (l *limited) MaxMessageSize() uint64      { return 0 }
+func (l *limited) Close(context.Context) error { return nil }
+func (l *limited) SendWithReceipt(_ context.Context, m *goamqp.Message, _ *goamqp.SendWithReceiptOptions) (goamqp.SendReceipt, error) {
+	b, err := m.MarshalBinary()
+	if err == nil && len(b) > l.most {
+		err = &goamqp.Error{Condition: goamqp.ErrCondMessageSizeExceeded}
+	}
+	l.sent = append(l.sent, len(b))
+	return goamqp.SendReceipt{}, err
+}
+
+// A batch that is too large says nothing about its messages: the first goes alone,
+// and only one that is too large alone can never be sent.
+func TestBatchThatIsTooLargeIsNoPoison(t *testing.T) {
+	at := gateway.Instant{Wall: time.Unix(1767225600, 0), Quality: gateway.Synced}
+	message := func(size int) *gateway.Message {
+		return &gateway.Message{Leaf: "a", Captured: at, Body: make([]byte, size)}
+	}
+	s := &limited{most: 10_000}
+	l := &link{conn: &conn{Transport: &Transport{clock: func() gateway.Instant { return at }}}, sender: s}
+	r, n, err := l.Send(t.Context(), []*gateway.Message{message(6000), message(6000)})
+	if r == nil || n != 1 || err != nil || len(s.sent) != 2 {
+		t.Errorf("two together: %d sent, %v, in %d tries", n, err, len(s.sent))
+	}
+	_, _, err = l.Send(t.Context(), []*gateway.Message{message(11_000), message(10)})
+	if f, ok := errors.AsType[*uplink.Fault](err); !ok || f.Remedy != uplink.Poison {
+		t.Errorf("one too large alone: %v", err)
+	}
+}
+
+// Who holds a closed connection and comes late starts nothing that nobody waits for.
+func TestClosedConnectionStartsNothing(t *testing.T) {
+	c := &conn{closed: true}
+	c.start(func() { t.Error("it was started") })
+	c.background.Wait()
 }
 
 func TestRenewalsAreSpread(t *testing.T) {
@@ -187,4 +222,38 @@ func FuzzReadAnswer(f *testing.F) {
 			t.Errorf("status %d: success is %v", a.status, ok)
 		}
 	})
+}
+
+// On a link that several leaves share, a message that ends it is found only when
+// it is alone on it.
+func TestWhoseMessageEndsASharedLink(t *testing.T) {
+	suspect := &uplink.Fault{Remedy: uplink.Suspect, Err: errors.New("too large")}
+	all := &shared{alone: make(chan struct{}, 1)}
+	fly := func(crowd *trunk) *shareReceipt {
+		crowd.flying++
+		return &shareReceipt{share: &share{all: all, trunk: crowd}}
+	}
+	remedyOf := func(err error) uplink.Remedy {
+		f, _ := errors.AsType[*uplink.Fault](err)
+		return f.Remedy
+	}
+	many := new(trunk)
+	for i, r := range []*shareReceipt{fly(many), fly(many), fly(many)} {
+		if got := remedyOf(r.landed(suspect)); got != uplink.Again {
+			t.Errorf("number %d of three: %v", i, got)
+		}
+	}
+	if all.careful.Load() != carefulFor {
+		t.Error("the next go together again")
+	}
+	one := new(trunk)
+	if got := remedyOf(fly(one).landed(suspect)); got != uplink.Suspect {
+		t.Errorf("alone: %v", got)
+	}
+	if got := remedyOf(fly(one).landed(suspect)); got != uplink.Again {
+		t.Errorf("one that came too late, when the link had ended: %v", got)
+	}
+	if r := fly(new(trunk)); r.landed(nil) != nil || r.trunk.flying != 0 {
+		t.Error("an accepted one is still on its way")
+	}
 }

@@ -24,28 +24,36 @@ type sessions struct {
 	all  []*session    // guarded by busy
 }
 
-// attach opens the telemetry link of a leaf in a session that has room. A session
-// that turns out to be dead is left behind, once.
-func (p *sessions) attach(ctx context.Context, leaf string) (*session, *goamqp.Sender, error) {
-	for again := true; ; again = false {
-		s, err := p.take(ctx)
-		if err != nil {
-			return nil, nil, faultOf(fmt.Errorf("cannot open session: %w", timeout(ctx, err, "session")))
-		}
-		sender, err := s.wire.NewSender(ctx, hub.TelemetryAddress(leaf), &goamqp.SenderOptions{
+// attach opens the telemetry link of a leaf.
+func (p *sessions) attach(ctx context.Context, leaf string) (s *session, sender *goamqp.Sender, err error) {
+	s, err = p.open(ctx, func(wire *goamqp.Session) error {
+		sender, err = wire.NewSender(ctx, hub.TelemetryAddress(p.proofs.Identity(leaf)), &goamqp.SenderOptions{
 			SettlementMode: goamqp.SenderSettleModeUnsettled.Ptr(),
 			Properties: map[string]any{
 				hub.LinkClientVersion: p.about,
 				hub.LinkAPIVersion:    hub.APIVersion,
 			},
 		})
-		if err == nil {
-			return s, sender, nil
+		return err
+	})
+	return s, sender, err
+}
+
+// open has links opened for one leaf in a session that has room. A session that
+// turns out to be dead is left behind, once.
+func (p *sessions) open(ctx context.Context, links func(*goamqp.Session) error) (*session, error) {
+	for again := true; ; again = false {
+		s, err := p.take(ctx)
+		if err != nil {
+			return nil, faultOf(fmt.Errorf("cannot open session: %w", timeout(ctx, err, "session")))
+		}
+		if err = links(s.wire); err == nil {
+			return s, nil
 		}
 		_, dead := errors.AsType[*goamqp.SessionError](err)
 		p.release(s, dead)
 		if !dead || !again {
-			return nil, nil, faultOf(fmt.Errorf("cannot open link: %w", timeout(ctx, err, "link")))
+			return nil, faultOf(fmt.Errorf("cannot open link: %w", timeout(ctx, err, "link")))
 		}
 	}
 }

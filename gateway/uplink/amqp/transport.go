@@ -1,13 +1,12 @@
 package amqp
 
 import (
+	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
-	"os"
 	"runtime/debug"
 	"time"
 
@@ -15,58 +14,86 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/uplink/dial"
 )
 
-// Tokens signs for leaves; *identity.Keyring is one. Safe for concurrent use.
-type Tokens interface {
-	// DeviceToken returns a token with which the hub accepts the leaf until expiry.
-	DeviceToken(leaf string, expiry time.Time) (string, error)
+// Proofs proves leaves to the hub; *identity.Proofs is one. Safe for concurrent use.
+type Proofs interface {
+	// Identity returns the device id under which the hub knows the leaf.
+	Identity(leaf string) string
+
+	// Token returns a token with which the hub accepts the leaf, and when it
+	// expires: at until or earlier.
+	Token(ctx context.Context, leaf string, now, until time.Time) (text string, expiry time.Time, err error)
+
+	// Refused says that the hub did not accept the leaf's token.
+	Refused(leaf string)
 }
 
-// Transport dials an IoT hub over AMQP 1.0. It is an uplink.Transport.
+// Transport dials an IoT hub over AMQP 1.0, on one of its ways. It is an
+// uplink.Transport.
 type Transport struct {
 	cfg    Config
-	tokens Tokens
+	dialer *dial.Dialer
+	proofs Proofs
 	clock  gateway.Clock
 	log    *slog.Logger
-	roots  *x509.CertPool // nil means those of the system
-	about  string         // what we tell the hub of ourselves: product and version
+	*meter
+	about string // what we tell the hub of ourselves: product and version
 }
 
-// New makes a transport; cfg must be valid. It reads the CA file and fails when
-// there is no certificate in it.
-func New(cfg Config, tokens Tokens, clock gateway.Clock, log *slog.Logger) (*Transport, error) {
-	t := &Transport{cfg: cfg, tokens: tokens, clock: clock, log: log, about: "fieldgate/" + version()}
-	if cfg.CAFile == "" {
-		return t, nil
+// subprotocol is what AMQP in a WebSocket is called (wire contract, section 3.1).
+const subprotocol = "AMQPWSB10"
+
+// New makes a transport; cfg must be valid, and ask for AMQP or let the way be
+// found. It reads the files that cfg names. Errors are of type *gateway.KeyError.
+func New(cfg Config, proofs Proofs, clock gateway.Clock, log *slog.Logger) (uplink.Transport, error) {
+	count := new(meter)
+	var ways []*Transport
+	for _, way := range cfg.Ways() {
+		t := &Transport{cfg: cfg, meter: count, proofs: proofs, clock: clock, log: log, about: "fieldgate/" + version()}
+		t.cfg.Config = way
+		var err error
+		if t.dialer, err = dial.New(way, clock); err != nil {
+			return nil, err
+		}
+		t.dialer.Watch(count.below, count.shown)
+		ways = append(ways, t)
 	}
-	pem, err := os.ReadFile(cfg.CAFile)
-	if err != nil {
-		return nil, gateway.BadKey("ca_file", "cannot be read: %w", err)
+	if len(ways) == 1 {
+		return ways[0], nil
 	}
-	if t.roots, err = x509.SystemCertPool(); err != nil {
-		t.roots = x509.NewCertPool() // a minimal image may have none
-	}
-	if !t.roots.AppendCertsFromPEM(pem) {
-		return nil, gateway.BadKey("ca_file", "%s holds no certificate: it must be in PEM form", cfg.CAFile)
-	}
-	return t, nil
+	return &auto{uplink.NewWays(ways[0].way(), ways[1].way(), cfg.ProbeInterval.D()), count}, nil
 }
+
+// auto is both ways, counted together.
+type auto struct {
+	*uplink.Ways
+	*meter
+}
+
+func (t *Transport) way() uplink.Way {
+	return uplink.Way{Name: t.cfg.Transport, Transport: t, Probe: t.probe}
+}
+
+// Way is described at uplink.Known.
+func (t *Transport) Way() (name, why string) { return t.cfg.Transport, "" }
 
 // Dial connects, and opens the way for tokens.
 func (t *Transport) Dial(ctx context.Context) (uplink.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout.D())
 	defer cancel()
-	line, err := t.dialTLS(ctx)
+	stream, err := t.dialer.Dial(ctx, subprotocol)
 	if err != nil {
 		return nil, err
 	}
+	line := newGuard(&plainConn{Conn: stream, meter: t.meter}, stream.Abort, t.cfg.KeepAlive.D())
 	wire, err := goamqp.NewConn(ctx, line, t.options())
 	if err != nil {
-		line.Close()
-		return nil, faultOf(fmt.Errorf("cannot open AMQP: %w", err))
+		stream.Abort()
+		return nil, noOpen(ctx, err)
 	}
-	c := newConn(t, line, wire)
+	c := newConn(t, stream, wire)
 	if err := c.cbs.open(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("cannot open %w", err)
@@ -74,34 +101,56 @@ func (t *Transport) Dial(ctx context.Context) (uplink.Conn, error) {
 	return c, nil
 }
 
-// dialTLS returns a TLS connection whose handshake is done.
-func (t *Transport) dialTLS(ctx context.Context) (*guard, error) {
-	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", t.cfg.target())
+// noOpen says why AMQP was not opened. A hub that has shown its certificate and
+// then falls silent is not reached: there are firewalls that let the handshake
+// through and nothing after it.
+func noOpen(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &uplink.Unreachable{Err: errors.New("cannot open AMQP: no answer in time")}
+	}
+	return faultOf(fmt.Errorf("cannot open AMQP: %w", err))
+}
+
+// protocolHeader begins SASL, as our connections do (AMQP 1.0, part 5, section
+// 5.3.1).
+const protocolHeader = "AMQP\x03\x01\x00\x00"
+
+// probe looks whether the hub can be reached. It counts when the far side has
+// proven with its certificate that it is the hub and has answered the protocol
+// header: TCP alone is answered by many a firewall, and TLS by those that let
+// handshakes through. It stops before OPEN, and is closed before it says anything:
+// to the hub it is a handshake, with no identity on it.
+func (t *Transport) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout.D())
+	defer cancel()
+	stream, err := t.dialer.Dial(ctx, subprotocol)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c := tls.Client(tcp, &tls.Config{
-		MinVersion: tls.VersionTLS12, // wire contract, section 1.11
-		RootCAs:    t.roots,
-		ServerName: t.cfg.serverName(),
-		Time:       func() time.Time { return t.clock().Wall },
-	})
-	if err := c.HandshakeContext(ctx); err != nil {
-		tcp.Close()
-		return nil, fmt.Errorf("cannot secure the connection: %w", err)
+	defer stream.Abort()
+	stop := context.AfterFunc(ctx, stream.Abort)
+	defer stop()
+	if _, err := io.WriteString(stream, protocolHeader); err != nil {
+		return err
 	}
-	return newGuard(c, tcp), nil
+	answer := make([]byte, len(protocolHeader))
+	if _, err := io.ReadFull(stream, answer); err != nil {
+		return fmt.Errorf("no answer to AMQP: %w", err)
+	}
+	if !bytes.HasPrefix(answer, []byte("AMQP")) {
+		return errors.New("the answer is not AMQP")
+	}
+	return nil
 }
 
 // options returns the terms of the connection. go-amqp advertises half of its
 // idle timeout to the hub, so the hub shows itself within every KeepAlive.
 func (t *Transport) options() *goamqp.ConnOptions {
 	return &goamqp.ConnOptions{
-		HostName:     t.cfg.Host,
-		IdleTimeout:  2 * t.cfg.KeepAlive.D(),
-		WriteTimeout: t.cfg.KeepAlive.D(),
-		SASLType:     goamqp.SASLTypeAnonymous(),
-		Properties:   map[string]any{"product": t.about},
+		HostName:    t.cfg.Host,
+		IdleTimeout: 2 * t.cfg.KeepAlive.D(),
+		SASLType:    goamqp.SASLTypeAnonymous(),
+		Properties:  map[string]any{"product": t.about},
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 // help lists the switches.
 const help = `  latency TIME      each byte takes this long, for example 300ms; 0s for none
   jitter TIME       and up to this much longer
+  loss SHARE        of pieces that are lost and come late, 0 to 1, for example 0.02
+  resend TIME       how late they come
   bandwidth N       bytes a second for all connections together; 0 for no bound
   hole on|off       nothing moves and nobody is told
   refuse on|off     reset new connections
@@ -19,7 +21,7 @@ const help = `  latency TIME      each byte takes this long, for example 300ms; 
   preset NAME       perfect, gprs or satellite
   stats             connections and bytes
 
-latency, jitter, bandwidth and hole take "up" or "down" at the end to mean one
+latency, jitter, loss, resend, bandwidth and hole take "up" or "down" at the end to mean one
 direction only, for example "hole on down".`
 
 // presets are links as bad as the name promises. The numbers are made up for
@@ -79,15 +81,24 @@ func pullLink(p *faultproxy.Proxy, name string, args []string) error {
 
 func linkChange(name string, args []string) (func(*faultproxy.Link), error) {
 	switch name {
-	case "latency", "jitter":
+	case "latency", "jitter", "resend":
 		d, err := time.ParseDuration(strings.Join(args, " "))
 		if err != nil {
 			return nil, fmt.Errorf("%s wants a time such as 300ms, not %q", name, args)
 		}
-		if name == "latency" {
+		switch name {
+		case "latency":
 			return func(l *faultproxy.Link) { l.Latency = d }, nil
+		case "jitter":
+			return func(l *faultproxy.Link) { l.Jitter = d }, nil
 		}
-		return func(l *faultproxy.Link) { l.Jitter = d }, nil
+		return func(l *faultproxy.Link) { l.Resend = d }, nil
+	case "loss":
+		share, err := strconv.ParseFloat(strings.Join(args, " "), 64)
+		if err != nil {
+			return nil, fmt.Errorf("loss wants a share such as 0.02, not %q", args)
+		}
+		return func(l *faultproxy.Link) { l.Loss = share }, nil
 	case "bandwidth":
 		n, err := strconv.ParseInt(strings.Join(args, " "), 10, 64)
 		if err != nil {

@@ -31,7 +31,9 @@ func TestPull(t *testing.T) {
 		{"hole on up", faultproxy.Link{Hole: true}, faultproxy.Link{}},
 		{"hole off", faultproxy.Link{}, faultproxy.Link{}},
 		{"bandwidth 8000", faultproxy.Link{Bandwidth: 8000}, faultproxy.Link{Bandwidth: 8000}},
-		{"bandwidth 0", faultproxy.Link{}, faultproxy.Link{}},
+		{"loss 0.02", faultproxy.Link{Bandwidth: 8000, Loss: 0.02}, faultproxy.Link{Bandwidth: 8000, Loss: 0.02}},
+		{"resend 1s", faultproxy.Link{Bandwidth: 8000, Loss: 0.02, Resend: time.Second}, faultproxy.Link{Bandwidth: 8000, Loss: 0.02, Resend: time.Second}},
+		{"preset perfect", faultproxy.Link{}, faultproxy.Link{}},
 		{"jitter 5ms down", faultproxy.Link{}, faultproxy.Link{Jitter: 5 * time.Millisecond}},
 	} {
 		if _, err := pull(p, c.line); err != nil {
@@ -41,7 +43,7 @@ func TestPull(t *testing.T) {
 			t.Errorf("%s: up %+v, down %+v", c.line, up, down)
 		}
 	}
-	for _, line := range []string{"", "latency", "latency 3", "latency -1s", "hole maybe", "preset moon", "reset now", "explode", "refuse"} {
+	for _, line := range []string{"", "latency", "latency 3", "latency -1s", "loss 2", "loss -0.1", "loss NaN", "loss some", "hole maybe", "preset moon", "reset now", "explode", "refuse"} {
 		if _, err := pull(p, line); err == nil {
 			t.Errorf("%q was taken", line)
 		}

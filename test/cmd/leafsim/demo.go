@@ -47,7 +47,7 @@ fixed ports. Ends with 1 if a promise was broken.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.Bin, "bin", "bin", "`folder` with the programs fieldgate and hubsim")
-	f.IntVar(&o.Leaves, "leaves", 20, "leaves over MQTT; two more come over serial lines")
+	f.IntVar(&o.Leaves, "leaves", 20, "leaves over MQTT; three more come over serial lines, one of them in MQTT-SN, and a Modbus meter")
 	f.IntVar(&seconds, "seconds", 30, "length, without the draining at the end")
 	f.BoolVar(&keep, "keep", false, "keep the folder also when all is well")
 	return c

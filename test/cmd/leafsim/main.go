@@ -30,6 +30,6 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	c.AddCommand(runCommand(), checkCommand(), demoCommand())
+	c.AddCommand(runCommand(), modbusCommand(), checkCommand(), demoCommand())
 	return c
 }

@@ -46,13 +46,13 @@ files and ports, {leaf} stands for the leaf's id.`,
 	}
 	s := c.Flags()
 	s.StringSliceVar(&f.leaves, "leaf", nil, "`id` of the leaf (required); several with commas, or the flag again")
-	s.StringVar(&f.protocol, "protocol", "mqtt311", "mqtt311, mqtt5 or serial")
+	s.StringVar(&f.protocol, "protocol", "mqtt311", "mqtt311, mqtt5, serial or mqtt-sn")
 	s.StringVar(&f.broker, "broker", "localhost:8883", "`address` of the gateway's MQTT listener")
 	s.StringVar(&f.ca, "ca", "", "`file` with the certificate authority to trust; without it plain text is spoken")
 	s.StringVar(&f.passwordFile, "password-file", "", "`file` with the leaf's password, for the plain dialect")
 	s.StringVar(&f.keyFile, "key-file", "", "`file` with the leaf's hub key, for the dialect of the hub's SDKs")
 	s.StringVar(&f.hub, "hub", "", "host `name` of the hub, with --key-file")
-	s.StringVar(&f.port, "port", "", "`path` at which the serial port is to appear, with --protocol serial")
+	s.StringVar(&f.port, "port", "", "`path` at which the serial port is to appear, with --protocol serial and mqtt-sn")
 	s.StringVar(&f.acks, "acks", "acks.jsonl", "`file` for acknowledgements")
 	s.Float64Var(&f.Rate, "rate", 1, "messages per second of each leaf, 0 for as fast as it goes")
 	s.Uint64Var(&f.Count, "count", 0, "how many messages of each leaf, 0 for no end")
@@ -129,11 +129,16 @@ func (f *flags) line() (leafsim.Line, error) {
 			return nil, errors.New("--protocol serial needs --port")
 		}
 		return &leafsim.Serial{Link: f.port}, nil
+	case "mqtt-sn":
+		if f.port == "" {
+			return nil, errors.New("--protocol mqtt-sn needs --port")
+		}
+		return &leafsim.SN{Link: f.port}, nil
 	case "mqtt311":
 	case "mqtt5":
 		q.Version = 5
 	default:
-		return nil, fmt.Errorf("--protocol %s is unknown: write mqtt311, mqtt5 or serial", f.protocol)
+		return nil, fmt.Errorf("--protocol %s is unknown: write mqtt311, mqtt5, serial or mqtt-sn", f.protocol)
 	}
 	if f.ca != "" {
 		var err error

@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fieldgate/fieldgate/test/fakebluez"
 	"github.com/fieldgate/fieldgate/test/leafsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/meter"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
 )
 
@@ -20,7 +22,7 @@ import (
 type Options struct {
 	Bin    string        // folder with the programs fieldgate and hubsim
 	Dir    string        // an empty folder for everything
-	Leaves int           // leaves over MQTT; two more come over serial lines
+	Leaves int           // leaves over MQTT; three more come over serial lines, one of them in MQTT-SN, and a Modbus slave
 	Length time.Duration // of the story until the last part, the draining
 	Rate   float64       // messages per second of each leaf
 	Out    io.Writer     // where it is told
@@ -49,15 +51,25 @@ type story struct {
 	tail    []string // faults that the table does not show
 	shown   uint64   // acknowledged, at the last line
 	shownAt time.Time
-	crowd   int // looks in a row that saw more than one connection
+	sensor  bool // there is a BTHome sensor
+	crowd   int  // looks in a row that saw more than one connection
 }
 
 // Run tells the story. It returns nil when every promise was kept. Everything
 // it started has ended then; the folder stays.
 func Run(ctx context.Context, o Options) (err error) {
 	s := &story{o: o}
-	s.say("Starting a hub, a gateway and %d leaves in %s", o.Leaves+2, o.Dir)
-	s.site, err = site.New(ctx, site.Plan{Dir: o.Dir, Bin: o.Bin, Leaves: devices(o.Leaves)})
+	s.say("Starting a hub, a gateway and %d leaves in %s", o.Leaves+3, o.Dir)
+	s.say("Beside them %s, a Modbus meter; its RS-485 bus and the serial lines are simulated by pseudo-terminals.", modbusMeter)
+	leaves := devices(o.Leaves)
+	if _, err := fakebluez.FindBus(); err != nil {
+		s.say("Without a BTHome sensor over Bluetooth: %v.", err)
+	} else {
+		s.say("And %s, a BTHome sensor; the Bluetooth adapter and BlueZ are simulated.", bthomeSensor)
+		s.sensor = true
+		leaves = append(leaves, site.Device{ID: bthomeSensor, Kind: site.BTHome})
+	}
+	s.site, err = site.New(ctx, site.Plan{Dir: o.Dir, Bin: o.Bin, Leaves: leaves})
 	if err != nil {
 		return err
 	}
@@ -68,6 +80,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	return s.judge(ctx)
 }
 
+// modbusMeter is a slave that is polled: nobody acknowledges it. It is at address
+// 1 of its bus.
+const modbusMeter = "meter-3"
+
+// bthomeSensor only advertises: nobody acknowledges it either.
+const bthomeSensor = "room-1"
+
+// What the hub sends to it while the link is cut, and what its register holds then.
+const (
+	setpoint     = `{"setpoint": 21.5}`
+	setpointHeld = 215
+)
+
 // devices mixes the kinds of leaf.
 func devices(mqtt int) (list []site.Device) {
 	names := []string{site.SDK: "sdk", site.MQTT3: "pump", site.MQTT5: "valve"}
@@ -76,7 +101,9 @@ func devices(mqtt int) (list []site.Device) {
 		kind := kinds[i%len(kinds)]
 		list = append(list, site.Device{ID: fmt.Sprintf("%s-%02d", names[kind], i+1), Kind: kind})
 	}
-	return append(list, site.Device{ID: "meter-1", Kind: site.Serial}, site.Device{ID: "meter-2", Kind: site.Serial})
+	return append(list, site.Device{ID: "meter-1", Kind: site.Serial}, site.Device{ID: "meter-2", Kind: site.Serial},
+		site.Device{ID: "node-1", Kind: site.MQTTSN},
+		site.Device{ID: modbusMeter, Kind: site.Modbus})
 }
 
 func (s *story) say(format string, args ...any) { fmt.Fprintf(s.o.Out, format+"\n", args...) }
@@ -112,15 +139,48 @@ func (s *story) online(ctx context.Context) error {
 	if err := s.watch(ctx, online); err != nil {
 		return err
 	}
-	if len(s.site.Arrivals()) == 0 {
+	if s.arrived() == 0 {
 		return errors.New("nothing arrived at the hub while the link was up")
 	}
-	return nil
+	return s.await(ctx, "readings of the Modbus meter and the sensor at the hub", func() bool {
+		return s.readings() > 0 && (!s.sensor || s.measurements() > 0)
+	})
+}
+
+// arrived counts what came from leaves that are acknowledged.
+func (s *story) arrived() int { return len(s.site.Arrivals()) - s.unacknowledged() }
+
+func (s *story) unacknowledged() (n int) {
+	for _, a := range s.site.Arrivals() {
+		if a.Device == modbusMeter || a.Device == bthomeSensor {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *story) readings() int {
+	list, _ := s.site.Readings(modbusMeter)
+	return len(list)
+}
+
+func (s *story) measurements() int {
+	list, _ := s.site.Measurements(bthomeSensor)
+	return len(list)
+}
+
+// hasSetpoint says whether the meter has what the hub sent.
+func (s *story) hasSetpoint() (has bool) {
+	s.site.Bus().Do(1, func(m *meter.Slave) { has = m.Holding[0] == setpointHeld })
+	return has
 }
 
 func (s *story) offline(ctx context.Context) error {
 	s.say("-- the link to the hub is cut: no FIN, packets just stop --")
 	if err := s.site.Cut(ctx); err != nil {
+		return err
+	}
+	if err := s.site.Hub().Send(ctx, modbusMeter, setpoint); err != nil {
 		return err
 	}
 	s.part, s.cut = "link cut", true
@@ -168,7 +228,10 @@ func (s *story) back(ctx context.Context) error {
 	if err := s.site.Restore(ctx); err != nil {
 		return err
 	}
-	return s.watch(ctx, back)
+	if err := s.watch(ctx, back); err != nil {
+		return err
+	}
+	return s.await(ctx, "the Modbus meter to have what the hub sent meanwhile", s.hasSetpoint)
 }
 
 func (s *story) drain(ctx context.Context) error {
@@ -235,7 +298,7 @@ func (s *story) look(ctx context.Context) error {
 		connections = strconv.Itoa(hub.ConnectionsOpen)
 	}
 	s.say("%7.1fs  %-12s %12d %8.0f %15s %8d %15s", now.Sub(s.started).Seconds(), s.part, acked,
-		float64(acked-s.shown)/now.Sub(s.shownAt).Seconds(), backlog, len(s.site.Arrivals()), connections)
+		float64(acked-s.shown)/now.Sub(s.shownAt).Seconds(), backlog, s.arrived(), connections)
 	s.shown, s.shownAt = acked, now
 	// Right after a failure the hub may not yet know that the connection of
 	// before is gone; a second later it does.
@@ -270,7 +333,9 @@ func (s *story) judge(ctx context.Context) error {
 	if !s.site.OneConnectionAtATime() {
 		s.tail = append(s.tail, "messages came over more than one connection at a time")
 	}
-	err = report.Err()
+	_, meterErr := s.site.Readings(modbusMeter)
+	_, sensorErr := s.site.Measurements(bthomeSensor)
+	err = errors.Join(report.Err(), meterErr, sensorErr)
 	if s.tail != nil {
 		err = errors.Join(err, errors.New(strings.Join(s.tail, "\n")))
 	}
@@ -279,6 +344,10 @@ func (s *story) judge(ctx context.Context) error {
 		return err
 	}
 	total := report.Total()
+	s.say("\n%s (simulated Modbus): %d readings at the hub under its own identity, each once and in order; the command %s,\nsent while the link was cut, is in its register.", modbusMeter, s.readings(), setpoint)
+	if s.sensor {
+		s.say("%s (simulated BTHome sensor): %d measurements at the hub under its own identity, each once and in order.", bthomeSensor, s.measurements())
+	}
 	s.say("\nOK: %d messages acknowledged, %d lost, %d out of order; %d were sent twice after the failures, under the same id.",
 		total.Acked, total.Lost, total.OutOfOrder, total.Duplicated)
 	return nil

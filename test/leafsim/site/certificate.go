@@ -18,9 +18,10 @@ import (
 // certificateLife is longer than any run and short enough to be harmless.
 const certificateLife = 30 * 24 * time.Hour
 
-// makeCertificates makes a certificate authority that the leaves trust and a
-// certificate of it for the gateway, valid for localhost and 127.0.0.1.
-func makeCertificates(caFile, certFile, keyFile string) error {
+// MakeCertificates makes a certificate authority that the leaves trust and a
+// certificate of it for the gateway, valid for localhost, 127.0.0.1 and more
+// addresses; an empty one is none.
+func MakeCertificates(caFile, certFile, keyFile string, more ...string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -40,6 +41,11 @@ func makeCertificates(caFile, certFile, keyFile string) error {
 	cert.KeyUsage = x509.KeyUsageDigitalSignature
 	cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	cert.DNSNames, cert.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	for _, address := range more {
+		if ip := net.ParseIP(address); ip != nil {
+			cert.IPAddresses = append(cert.IPAddresses, ip)
+		}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, cert, ca, &key.PublicKey, caKey)
 	if err != nil {
 		return err
@@ -72,9 +78,9 @@ func writePEM(file string, mode os.FileMode, kind string, der []byte) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
-// trust makes a TLS configuration that trusts the authority in a file and
+// Trust makes a TLS configuration that trusts the authority in a file and
 // nobody else.
-func trust(caFile string) (*tls.Config, error) {
+func Trust(caFile string) (*tls.Config, error) {
 	text, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,15 @@
 package site
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,6 +22,7 @@ type Config struct {
 	DataDir string // default: gateway/data in the site's folder
 	Custody string // of both lanes, "relay" or "disk"; default "relay"
 	Lane    string // more lines for both lanes
+	Hub     string // more lines for [hub]
 	Uplink  string // more lines for [uplink]
 	Store   string // lines for [store]
 	Tail    string // more tables, at the end of the file
@@ -49,15 +55,16 @@ func (s *Site) configText(c *Config) string {
 	fmt.Fprintf(&b, `# Gateway of the bench.
 
 [gateway]
-name = "localhost"
+name = %q
 data_dir = %q
 
 [hub]
 host = %q
-address = "127.0.0.1:%d"
+address = %q
+https_address = %q
 ca_file = %q
 keep_alive = %q
-
+%s
 # Quick to come back: on the bench nobody waits for a minute.
 [uplink]
 backoff_min = "100ms"
@@ -68,7 +75,7 @@ address = %q
 cert_file = %q
 key_file = %q
 
-[lane.alarm]
+%s[lane.alarm]
 custody = %q
 %s
 [lane.telemetry]
@@ -76,12 +83,23 @@ custody = %q
 %s
 [store]
 %s%s
+[control]
+socket = "control.sock"
+
 [metrics]
 address = %q
-%s`, c.DataDir, HubHost, s.hub.AMQPPort, s.hub.CAFile, keepAliveOfHub, c.Uplink,
-		s.broker, s.path("gateway/broker.crt"), s.path("gateway/broker.key"),
-		c.Custody, c.Lane, c.Custody, c.Lane, c.Store, fileSystemLine(s.plan.Dir), s.metrics, c.Tail)
+%s`, cmp.Or(s.plan.Socket, "localhost"), c.DataDir, HubHost, s.hubAt, net.JoinHostPort("127.0.0.1", strconv.Itoa(s.hub.HTTPSPort)), s.hub.CAFile, keepAliveOfHub, c.Hub, c.Uplink,
+		s.broker, s.path("gateway/broker.crt"), s.path("gateway/broker.key"), s.socketText(),
+		c.Custody, c.Lane, c.Custody, c.Lane, c.Store, fileSystemLine(c.DataDir), s.metrics, c.Tail)
 	return b.String()
+}
+
+func (s *Site) socketText() string {
+	if s.plan.Socket == "" {
+		return ""
+	}
+	return fmt.Sprintf("[[broker.listener]]\naddress = %q\ncert_file = %q\nkey_file = %q\nwebsocket = true\n\n",
+		s.plan.Socket+":443", s.path("gateway/broker.crt"), s.path("gateway/broker.key"))
 }
 
 // File systems on which the gateway's promises hold, by their magic numbers
@@ -91,11 +109,16 @@ const (
 	f2fsMagic = 0xF2F52010
 )
 
-// fileSystemLine admits a bench whose folder is on a file system that no
-// gateway in the field would have: there is no power cut to survive.
+// fileSystemLine admits a bench whose data folder, which need not be there yet,
+// is on a file system that no gateway in the field would have.
 func fileSystemLine(dir string) string {
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err == nil && (fs.Type == ext4Magic || fs.Type == f2fsMagic) {
+	err := syscall.Statfs(dir, &fs)
+	for errors.Is(err, syscall.ENOENT) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		err = syscall.Statfs(dir, &fs)
+	}
+	if err == nil && (fs.Type == ext4Magic || fs.Type == f2fsMagic) {
 		return ""
 	}
 	return "allow_any_filesystem = true\n"
@@ -104,15 +127,26 @@ func fileSystemLine(dir string) string {
 func (s *Site) leafText() string {
 	var b strings.Builder
 	for _, d := range s.plan.Leaves {
+		if d.Kind == Gateway {
+			continue
+		}
 		fmt.Fprintf(&b, "[[leaf]]\nid = %q\nkey_file = %q\n", d.ID, s.secret(d, "key"))
+		if d.Auth != "" {
+			fmt.Fprintf(&b, "auth = %q\n", d.Auth)
+		}
 		if d.Kind == MQTT3 || d.Kind == MQTT5 {
 			fmt.Fprintf(&b, "password_file = %q\n", s.secret(d, "hash"))
 		}
-		b.WriteByte('\n')
+		b.WriteString(d.More + "\n")
 		if d.Kind == Serial {
 			fmt.Fprintf(&b, "[[serial]]\nport = %q\nformat = \"json\"\nleaf = %q\nack = \"line\"\n\n", s.port(d), d.ID)
 		}
+		if d.Kind == MQTTSN {
+			fmt.Fprintf(&b, "[[serial]]\nport = %q\nformat = \"mqtt-sn\"\nleaf = %q\n\n", s.port(d), d.ID)
+		}
 	}
+	s.busText(&b)
+	s.radioText(&b)
 	return b.String()
 }
 

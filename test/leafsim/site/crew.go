@@ -24,6 +24,9 @@ func (s *Site) Launch(ctx context.Context, devices []Device, o leafsim.Options) 
 	ctx, cancel := context.WithCancel(ctx)
 	c := &Crew{cancel: cancel}
 	for _, d := range devices {
+		if d.Kind == Modbus || d.Kind == BTHome || d.Kind == Valve { // it is on its bus already
+			continue
+		}
 		l, err := s.Leaf(d, o)
 		if err != nil {
 			cancel()
@@ -56,6 +59,13 @@ func (c *Crew) Stats() (sum leafsim.Stats) {
 		sum.Connected = sum.Connected && s.Connected
 	}
 	return sum
+}
+
+// Send has each leaf, if it is silent, send n more messages.
+func (c *Crew) Send(n uint64) {
+	for _, l := range c.leaves {
+		l.Send(n)
+	}
 }
 
 // Leaves are the leaves of the crew.

@@ -35,8 +35,11 @@ func (m Metrics) Has(name string) bool {
 }
 
 // Metrics reads the gateway's metrics.
-func (s *Site) Metrics(ctx context.Context) (Metrics, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.metrics+"/metrics", nil)
+func (s *Site) Metrics(ctx context.Context) (Metrics, error) { return ReadMetrics(ctx, s.metrics) }
+
+// ReadMetrics reads the metrics of the gateway that serves them at the address.
+func ReadMetrics(ctx context.Context, address string) (Metrics, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}

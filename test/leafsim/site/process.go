@@ -17,15 +17,17 @@ type Process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// spawn starts a program. Its output is added to the log file. The kernel kills
-// it when this process dies, however that happens.
-func spawn(log, program string, args ...string) (*Process, error) {
+// Spawn starts a program with variables added to our environment. Its output is
+// added to the log file. The kernel kills it when this process dies, however
+// that happens.
+func Spawn(log string, env []string, program string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close() // the child has its own
 	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,
@@ -47,6 +49,15 @@ func spawn(log, program string, args ...string) (*Process, error) {
 // PID is the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// Said is the end of what the program has written to its log, for error messages.
+func (p *Process) Said() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-1000):])
+}
+
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
@@ -55,6 +66,13 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) ExitCode() int {
 	<-p.done
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// Killed says, once Done is closed, whether signal 9 has ended the program.
+func (p *Process) Killed() bool {
+	<-p.done
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // Kill ends the program as a power cut would, with signal 9, and waits for the

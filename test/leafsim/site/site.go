@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
 	"github.com/fieldgate/fieldgate/test/hubsim/control"
 	"github.com/fieldgate/fieldgate/test/leafsim"
 	"github.com/fieldgate/fieldgate/test/leafsim/check"
+	"github.com/fieldgate/fieldgate/test/leafsim/meter"
 )
 
 // Kind is what a leaf of the site speaks.
@@ -25,12 +29,20 @@ const (
 	MQTT5              // MQTT 5, plain dialect, user and password
 	SDK                // MQTT 3.1.1, IoT Hub dialect, SAS token, like a stock device SDK
 	Serial             // newline-delimited JSON over a pseudo-terminal
+	MQTTSN             // MQTT-SN over a pseudo-terminal
+	Modbus             // a simulated Modbus slave, on one bus with the others of its kind
+	BTHome             // a sensor that advertises, around a simulated Bluetooth adapter
+	Valve              // a device that is connected and written to, there too
+
+	Gateway // no leaf: the gateway's own device at the hub
 )
 
 // Device is one leaf of the site.
 type Device struct {
 	ID   string
 	Kind Kind
+	Auth string // how the gateway proves it to the hub; "" is its default
+	More string // further lines of its [[leaf]]
 }
 
 // Plan describes a site.
@@ -39,6 +51,12 @@ type Plan struct {
 	Bin    string // folder with the programs fieldgate and hubsim
 	Leaves []Device
 	Config Config
+	// Through, if set, is told the hub's address and returns the one at which the
+	// gateway is to find the hub: that of a proxy.
+	Through func(hub string) (address string, err error)
+	// Socket is a loopback address on whose port 443 the gateway awaits MQTT over
+	// WebSocket, as stock SDKs insist; "" is none.
+	Socket string
 }
 
 // Site is a running installation. Close ends it. Its methods are for one
@@ -48,10 +66,13 @@ type Site struct {
 	broker   string // address of the gateway's MQTT listener
 	metrics  string // address of the gateway's metrics
 	hub      hubFile
+	hubAt    string // where the gateway finds the hub
 	hubsim   *Process
 	control  *control.Client // of hubsim's switches
 	gateway  *Process
 	serial   map[string]*leafsim.Serial // lines of the leaves made so far
+	bus      *meter.Bus                 // of the Modbus slaves; nil without any
+	radio    *Radio                     // of the leaves over BLE; nil without any
 	acks     *leafsim.AckLog
 	arrivals arrivals
 }
@@ -72,6 +93,9 @@ func New(ctx context.Context, plan Plan) (*Site, error) {
 }
 
 func (s *Site) build(ctx context.Context) error {
+	if err := LookAtSources(); err != nil {
+		return err
+	}
 	for _, dir := range []string{"hub", "gateway/leaf.d", "leaf"} {
 		if err := os.MkdirAll(s.path(dir), 0o755); err != nil {
 			return err
@@ -83,8 +107,14 @@ func (s *Site) build(ctx context.Context) error {
 	if err := s.chooseAddresses(); err != nil {
 		return err
 	}
-	err := makeCertificates(s.path("leaf/ca.pem"), s.path("gateway/broker.crt"), s.path("gateway/broker.key"))
+	err := MakeCertificates(s.path("leaf/ca.pem"), s.path("gateway/broker.crt"), s.path("gateway/broker.key"), s.plan.Socket)
 	if err != nil {
+		return err
+	}
+	if err := s.startBus(); err != nil {
+		return err
+	}
+	if err := s.startRadio(); err != nil {
 		return err
 	}
 	if err := s.writeConfig(ctx); err != nil {
@@ -136,13 +166,13 @@ func (s *Site) program(name string) string { return filepath.Join(s.plan.Bin, na
 func (s *Site) startHub(ctx context.Context) error {
 	args := []string{
 		"serve", "--host", HubHost, "--bind", "127.0.0.1", "--dir", s.HubDir(),
-		"--amqp-port", "0",
+		"--amqp-port", "0", "--mqtt-port", "0", "--https-port", "0",
 	}
 	for _, d := range s.plan.Leaves {
 		args = append(args, "--device", d.ID)
 	}
 	var err error
-	if s.hubsim, err = spawn(s.Log("hubsim"), s.program("hubsim"), args...); err != nil {
+	if s.hubsim, err = Spawn(s.Log("hubsim"), nil, s.program("hubsim"), args...); err != nil {
 		return err
 	}
 	err = until(ctx, s.hubsim, func() bool {
@@ -153,7 +183,13 @@ func (s *Site) startHub(ctx context.Context) error {
 		return err
 	}
 	s.control = control.NewClient(s.HubDir())
-	s.hub, err = readHubFile(s.HubDir())
+	if s.hub, err = readHubFile(s.HubDir()); err != nil {
+		return err
+	}
+	s.hubAt = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.hub.AMQPPort))
+	if s.plan.Through != nil {
+		s.hubAt, err = s.plan.Through(s.hubAt)
+	}
 	return err
 }
 
@@ -175,24 +211,74 @@ func until(ctx context.Context, p *Process, met func() bool) error {
 
 // chooseAddresses finds two free ports for the gateway. They must stay the same
 // when it is started again, so port 0 in its configuration would not do.
-func (s *Site) chooseAddresses() error {
-	for _, address := range []*string{&s.broker, &s.metrics} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+func (s *Site) chooseAddresses() (err error) {
+	if s.broker, err = FreeAddress(); err != nil {
+		return err
+	}
+	for s.metrics == "" || s.metrics == s.broker {
+		if s.metrics, err = FreeAddress(); err != nil {
 			return err
 		}
-		defer l.Close() // only now: the two must differ
-		*address = l.Addr().String()
 	}
 	return nil
 }
 
-// StartGateway starts the gateway and waits until leaves can connect.
-func (s *Site) StartGateway(ctx context.Context) error {
+// FreeAddress finds an address of this machine that nobody listens on, for a
+// server that is started later, and again. Its port is below those the system
+// gives to outgoing connections (from 32768 on Linux): one of those may be taken
+// by somebody's connection while the server is down. No address is given twice in
+// the life of the process. Safe for concurrent use.
+func FreeAddress() (string, error) { return freeAddress(lowestPort, systemsPort) }
+
+// freeAddress gives a port from low to below high.
+func freeAddress(low, high int) (string, error) {
 	var err error
-	if s.gateway, err = spawn(s.Log("fieldgate"), s.program("fieldgate"), "run", "--config", s.ConfigFile()); err != nil {
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", low+rand.IntN(high-low))
+		if _, taken := given.LoadOrStore(address, true); taken {
+			err = errors.New("all ports that were tried are given away")
+			continue
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil {
+			return address, l.Close()
+		}
+	}
+	return "", err
+}
+
+// The ports that FreeAddress gives, from the lowest to below the system's.
+const lowestPort, systemsPort = 10_000, 32_768
+
+// given has the addresses that FreeAddress gave or found taken.
+var given sync.Map
+
+// StartGateway starts the gateway, with variables ("NAME=value") added to its
+// environment, and waits until leaves can connect.
+func (s *Site) StartGateway(ctx context.Context, env ...string) error {
+	if err := s.SpawnGateway(env...); err != nil {
 		return err
 	}
+	return s.AwaitGateway(ctx)
+}
+
+// SpawnGateway starts the gateway, with variables added to its environment, and
+// does not wait for it.
+func (s *Site) SpawnGateway(env ...string) (err error) {
+	if s.bus != nil {
+		if err := s.bus.Restart(); err != nil {
+			return err
+		}
+	}
+	if s.radio != nil {
+		env = append([]string{"DBUS_SYSTEM_BUS_ADDRESS=" + s.radio.bus.Address}, env...)
+	}
+	s.gateway, err = Spawn(s.Log("fieldgate"), env, s.program("fieldgate"), "run", "--config", s.ConfigFile())
+	return err
+}
+
+// AwaitGateway waits until leaves can connect.
+func (s *Site) AwaitGateway(ctx context.Context) error {
 	return until(ctx, s.gateway, func() bool {
 		c, err := net.DialTimeout("tcp", s.broker, time.Second)
 		if err != nil {
@@ -218,6 +304,9 @@ func (s *Site) Fault(ctx context.Context, name string, args ...string) error {
 	return err
 }
 
+// Hub works the hub's switches, and does what a back end does.
+func (s *Site) Hub() *control.Client { return s.control }
+
 // HubStats returns the hub's own counts.
 func (s *Site) HubStats(ctx context.Context) (hubsim.Stats, error) { return s.control.Stats(ctx) }
 
@@ -231,6 +320,15 @@ func (s *Site) Leaf(d Device, o leafsim.Options) (*leafsim.Leaf, error) {
 	if d.Kind == Serial {
 		line := &leafsim.Serial{Link: s.port(d)}
 		s.serial[d.ID] = line
+		o.Line = line
+		return leafsim.New(o), nil
+	}
+	if d.Kind == MQTTSN {
+		line, _ := o.Line.(*leafsim.SN) // one that is to do more, or none
+		if line == nil {
+			line = &leafsim.SN{}
+		}
+		line.Link = s.port(d)
 		o.Line = line
 		return leafsim.New(o), nil
 	}
@@ -249,7 +347,7 @@ func (s *Site) Noise(d Device, bytes []byte) error { return s.serial[d.ID].Noise
 func (s *Site) port(d Device) string { return s.path("leaf/tty-" + d.ID) }
 
 func (s *Site) mqtt(d Device) (*leafsim.MQTT, error) {
-	config, err := trust(s.CAFile())
+	config, err := Trust(s.CAFile())
 	if err != nil {
 		return nil, err
 	}
@@ -273,9 +371,16 @@ func (s *Site) mqtt(d Device) (*leafsim.MQTT, error) {
 // Password is the password of a leaf that logs in with one.
 func Password(leaf string) string { return leaf + "-bench-secret" }
 
-// Check compares what was acknowledged so far with what a back end reads now.
+// Check compares what was acknowledged so far with what a back end reads now. It
+// leaves out Modbus slaves and BLE leaves, which nobody acknowledges: see Readings.
 func (s *Site) Check(ctx context.Context) (check.Report, error) {
-	return CheckFiles(ctx, s.AckFile(), s.HubDir())
+	var meters []string
+	for _, d := range s.plan.Leaves {
+		if d.Kind == Modbus || d.Kind == BTHome || d.Kind == Valve {
+			meters = append(meters, d.ID)
+		}
+	}
+	return CheckFiles(ctx, s.AckFile(), s.HubDir(), meters...)
 }
 
 // Close ends the site's programs and waits for them.
@@ -288,6 +393,10 @@ func (s *Site) Close() error {
 			errs = append(errs, s.gateway.Stop())
 		}
 	}
+	if s.bus != nil {
+		s.bus.Close()
+	}
+	errs = append(errs, s.radio.close())
 	errs = append(errs, s.arrivals.stop(), s.arrivals.save(s.path("arrivals.jsonl")))
 	if s.hubsim != nil {
 		errs = append(errs, s.hubsim.Stop())

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/fieldgate/fieldgate/board"
+)
+
+// The page about the board shows every key with its default.
+func TestBoardPageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/board.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := regexp.MustCompile("(?s)```toml\n(.*?)```").FindStringSubmatch(string(page))
+	if piece == nil {
+		t.Fatal("the page has no configuration")
+	}
+	example, _, _ := strings.Cut(exampleText(t), "[board]")
+	cfg, err := loadConfig(folder(t, example+piece[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Board != defaultBoard() {
+		t.Errorf("the page shows %+v, defaults are %+v", cfg.Board, defaultBoard())
+	}
+	if n := strings.Count(piece[1], " = "); n != reflect.TypeFor[boardConfig]().NumField() {
+		t.Errorf("the page shows %d keys", n)
+	}
+	for _, s := range board.Signals {
+		if !strings.Contains(string(page), "| `"+s.String()+"` |") {
+			t.Errorf("the page does not show %v", s)
+		}
+	}
+}
+
+// Every piece of configuration on the page about serial lines is one: with the
+// leaves that it names, it is valid.
+func TestSerialPageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/serial.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pieces := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(pieces) < 4 {
+		t.Fatalf("the page has %d pieces of configuration", len(pieces))
+	}
+	for _, piece := range pieces {
+		example, _, _ := strings.Cut(exampleText(t), "[[serial]]")
+		file := folder(t, example)
+		drop := filepath.Join(filepath.Dir(file), "leaf.d")
+		if err := os.Mkdir(drop, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(drop, "page.toml"), []byte(piece[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := loadConfig(file); err != nil || len(cfg.ports) == 0 {
+			t.Errorf("%v in\n%s", err, piece[1])
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/control"
+)
+
+// remote is what subcommands that talk to the daemon have in common.
+type remote struct {
+	socket string
+	output string
+	list   string // what lists the things that may not be found
+}
+
+// flags adds the common flags; formats are what --output takes, the first one is
+// the default.
+func (r *remote) flags(c *cobra.Command, formats ...string) {
+	socket := cmp.Or(os.Getenv("FIELDGATE_SOCKET"), control.DefaultSocket)
+	c.Flags().StringVar(&r.socket, "socket", socket, "control socket of the daemon, `FILE`")
+	if len(formats) == 0 {
+		return
+	}
+	c.Flags().StringVarP(&r.output, "output", "o", formats[0], fmt.Sprintf("`FORMAT`, one of %v", formats))
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if slices.Contains(formats, r.output) {
+			return nil
+		}
+		return fmt.Errorf("unknown format %q for --output: write one of %v", r.output, formats)
+	}
+}
+
+func (r *remote) client() *control.Client { return control.NewClient(r.socket) }
+
+// failed says what a call of the daemon came to.
+func (r *remote) failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	f := &failure{exitFailed, what, err, "look at the log: journalctl -u fieldgate"}
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		f.code, f.next = exitNotRunning, "start it: systemctl start fieldgate; or name its socket with --socket"
+	case errors.Is(err, control.ErrForbidden):
+		f.code, f.next = exitForbidden, "run it with sudo, or have yourself added to the group"
+	case errors.Is(err, control.ErrNotFound):
+		f.code, f.next = exitNotFound, cmp.Or(r.list, "run: fieldgate store dead-letters list")
+	case errors.Is(err, control.ErrTimedOut):
+		f.code, f.next = exitTimedOut, "try again with a longer --timeout, or look at the leaf"
+	}
+	return f
+}
+
+func statusCommand(std streams) *cobra.Command {
+	var r remote
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Say how the gateway is",
+		Example: "  fieldgate status\n  fieldgate status --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return r.failed("cannot read the state", r.status(cmd.Context(), std.out))
+		},
+	}
+	r.flags(c, "text", "json")
+	return c
+}
+
+func (r *remote) status(ctx context.Context, out io.Writer) error {
+	var s state
+	if err := r.client().State(ctx, &s); err != nil {
+		return err
+	}
+	if r.output == "json" {
+		return writeJSON(out, s)
+	}
+	s.print(out)
+	return nil
+}
+
+func writeJSON(out io.Writer, v any) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// print writes the state for people, at most 80 columns where values allow.
+func (s *state) print(out io.Writer) {
+	fmt.Fprintf(out, "fieldgate %s, up %s, clock %s\n", s.Build.Version, short(s.Now.Sub(s.Started)), s.Clock)
+	fmt.Fprintf(out, "uplink   %s\n", s.Uplink.line(s.Now))
+	if u := &s.Uplink; !u.Connected && u.LastError != "" {
+		fmt.Fprintf(out, "         %s\n", u.LastError)
+	}
+	for _, name := range gateway.LaneNames {
+		l := s.Store.Lanes[name]
+		fmt.Fprintf(out, "%-8s %s, %s of %s\n", name, count(l.Messages, "message", "messages")+" on flash",
+			mebibytes(l.Bytes), mebibytes(l.LimitBytes))
+	}
+	fmt.Fprintf(out, "buffer   lasts %s without the hub; drained in %s\n", guess(s.Store.BufferLeft), guess(s.Store.DrainTime))
+	fmt.Fprintf(out, "shelf    %s\n", count(s.Store.DeadLetters, "dead letter", "dead letters"))
+	if s.Store.Failing != "" {
+		fmt.Fprintf(out, "flash    cannot write: %s\n", s.Store.Failing)
+	}
+	fmt.Fprintf(out, "leaves   %d connected over MQTT, %d waiting on flash, %d refused by the hub\n",
+		s.Leaves.Connected, len(s.Leaves.Parked), len(s.Uplink.Refused))
+	s.Uplink.refusals(out, s.Now)
+	fmt.Fprintf(out, "memory   %s in use, %s at start, %s for each leaf\n", mebibytes(s.Memory.InUse), mebibytes(s.Memory.AtStart), s.Memory.each())
+	s.Board.print(out, s.Now)
+	for _, d := range s.Drivers {
+		fmt.Fprintf(out, "%-8s %s\n", d.Kind, d.line(s.Now))
+		for _, l := range d.Leaves {
+			fmt.Fprintf(out, "         %s %s\n", l.Leaf, upOrNot(l.Up, l.Error, l.Since, s.Now))
+		}
+		if d.Note != "" {
+			fmt.Fprintf(out, "         %s\n", d.Note)
+		}
+		if n := len(d.Strangers); n > 0 {
+			fmt.Fprintf(out, "         strangers: %d, see fieldgate status --output json\n", n)
+		}
+	}
+}
+
+// maxRefusals is how many refused leaves are shown by name.
+const maxRefusals = 5
+
+// refusals says which leaves the hub refuses, and why.
+func (u *uplinkState) refusals(out io.Writer, now time.Time) {
+	for i, leaf := range slices.Sorted(maps.Keys(u.Refused)) {
+		if i == maxRefusals {
+			fmt.Fprintf(out, "         and %d more: fieldgate device list\n", len(u.Refused)-i)
+			return
+		}
+		d := control.Device{Refused: u.Refused[leaf], RetryAt: u.RefusedUntil[leaf]}
+		fmt.Fprintf(out, "         %s: %s\n", leaf, hubWord(&d, now))
+	}
+}
+
+// each is what a leaf needs.
+func (m *memoryState) each() string {
+	if m.PerLeaf == nil {
+		return "(unknown)"
+	}
+	return fmt.Sprintf("%d KiB", *m.PerLeaf>>10)
+}
+
+func (d *driverState) line(now time.Time) string {
+	_, name, _ := strings.Cut(d.Name, ":")
+	text := name + " " + upOrNot(d.Up, d.Error, d.Since, now)
+	discarded := int64(0)
+	for _, n := range d.Discarded {
+		discarded += n
+	}
+	if discarded > 0 {
+		text += fmt.Sprintf(", %d discarded", discarded)
+	}
+	return text
+}
+
+func upOrNot(up bool, why string, since, now time.Time) string {
+	text := "not tried yet"
+	switch {
+	case up:
+		text = "up"
+	case !since.IsZero():
+		text = "down"
+	}
+	if !since.IsZero() {
+		text += " " + short(now.Sub(since))
+	}
+	if why != "" {
+		text += ": " + why
+	}
+	return text
+}
+
+func (u *uplinkState) line(now time.Time) string {
+	text := fmt.Sprintf("connected %s, %d in flight", short(now.Sub(u.Since)), u.Inflight)
+	if !u.Connected {
+		text = "not connected for " + short(now.Sub(u.Since))
+		if u.Waiting != "" {
+			text += ", waits for " + u.Waiting
+		}
+		if u.RetryAt.After(now) {
+			text += " in " + short(u.RetryAt.Sub(now))
+		}
+	}
+	if u.ClosedUntil.After(now) {
+		text += ", the hub asks to wait " + short(u.ClosedUntil.Sub(now))
+	}
+	if u.Watchdog != "" {
+		text += ", no progress: gave up the " + u.Watchdog
+	}
+	return text
+}
+
+// short writes a duration with as much precision as people need.
+func short(d time.Duration) string {
+	d = max(0, d).Round(time.Second)
+	if d >= 48*time.Hour {
+		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	}
+	return d.String()
+}
+
+// guess writes a forecast in seconds.
+func guess(s *float64) string {
+	if s == nil {
+		return "(unknown)"
+	}
+	return short(time.Duration(*s * float64(time.Second)))
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

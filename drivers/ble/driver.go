@@ -1,0 +1,235 @@
+// Package ble reaches leaves over Bluetooth Low Energy, with BlueZ: sensors that only
+// advertise, and peripherals that are connected. One Driver serves one adapter.
+//
+// A reading takes this way through the package:
+//
+//  1. package bluez mirrors what bluetoothd shows; radio.go keeps the scan going and
+//     recovers an adapter that hears nothing any more,
+//  2. adverts.go makes messages of advertisements, with the decoders of package advert;
+//     peripheral.go connects devices, in turns where there are more of them than
+//     connections (slots.go), and reads their values with package gatt,
+//  3. package handover brings messages into custody in order.
+//
+// What the hub sends to a connected device comes in at reach.go; pairing.go pairs
+// devices for an operator.
+//
+// Nothing in the air proves who has sent it. Messages say so: see gateway.PropertyTrust.
+package ble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fieldgate/fieldgate/drivers/ble/bluez"
+	"github.com/fieldgate/fieldgate/drivers/handover"
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// How long to wait before the daemon is looked for again after it was lost, doubled
+// each time up to lifeMax.
+const (
+	lifeMin = 200 * time.Millisecond
+	lifeMax = 5 * time.Second
+)
+
+// ErrNoDaemon says that bluetoothd does not run.
+var ErrNoDaemon = errors.New("bluetoothd does not run")
+
+// Driver serves one adapter. It implements gateway.Driver and gateway.Reach.
+type Driver struct {
+	cfg         Config
+	clock       gateway.Clock
+	log         *slog.Logger
+	tally       *tally
+	queue       *handover.Queue // from Run on
+	adverts     *adverts
+	slots       *slots
+	doctor      doctor
+	peripherals []*peripheral
+	byLeaf      map[string]*peripheral
+	bus         string        // address of the bus, "" for the system's
+	rescan      time.Duration // see there
+
+	mu sync.Mutex
+	// guarded by mu:
+	session  *session // nil: no adapter
+	ceremony *ceremony
+}
+
+// session is one life of an adapter.
+type session struct {
+	*Driver
+	client  *bluez.Client
+	adapter bluez.Adapter
+}
+
+// New makes a driver. It does not touch the adapter. Errors are of type
+// *gateway.KeyError.
+func New(cfg Config, clock gateway.Clock, log *slog.Logger) (*Driver, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	name := "ble"
+	if cfg.Adapter != "" {
+		name += ":" + cfg.Adapter
+	}
+	log = log.With("driver", name)
+	d := &Driver{cfg: cfg, clock: clock, log: log, slots: newSlots(cfg.Connections), rescan: rescan, byLeaf: make(map[string]*peripheral)}
+	var leaves []string
+	for i := range cfg.Adverts {
+		if err := cfg.Adverts[i].Validate(); err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, cfg.Adverts[i].Leaf)
+	}
+	for i := range cfg.Devices {
+		if err := cfg.Devices[i].Validate(); err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, cfg.Devices[i].Leaf)
+	}
+	d.tally = newTally(name, leaves, log)
+	d.adverts = newAdverts(cfg.Adverts, clock, d.offer, d.tally)
+	d.doctor = doctor{sysfs: "/sys"}
+	for _, c := range cfg.Devices {
+		p := newPeripheral(c, d)
+		d.peripherals = append(d.peripherals, p)
+		d.byLeaf[c.Leaf] = p
+		d.adverts.devices[strings.ToUpper(c.Address)] = true
+	}
+	return d, nil
+}
+
+// Name identifies the driver by its adapter, "ble" or "ble:hci1".
+func (d *Driver) Name() string { return d.tally.snapshot().Name }
+
+// State is a snapshot for status and metrics. Safe for concurrent use.
+func (d *Driver) State() gateway.DriverState { return d.tally.snapshot() }
+
+// Run serves the adapter until ctx ends, and then returns nil. A bus, a daemon or an
+// adapter that is missing or lost is waited for. Run may be called once.
+func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
+	if err := d.adverts.recall(ways.Notes); err != nil {
+		return fmt.Errorf("cannot read the counters of encrypting advertisers: %w", err)
+	}
+	var parts sync.WaitGroup
+	d.queue = handover.New(d.cfg.MaxWaiting, ways.Up, d.tally)
+	parts.Go(func() { d.queue.Run(ctx) })
+	parts.Go(func() { d.adverts.run(ctx, ways.Notes) })
+	for _, p := range d.peripherals {
+		p.attendance = ways.Attendance
+		p.attend(gateway.Asleep)
+	}
+	d.live(ctx)
+	parts.Wait()
+	for _, p := range d.peripherals {
+		p.leave()
+	}
+	return nil
+}
+
+// offer brings a message on its way. It does not block: nothing in the air can be held
+// back, so while the gateway takes no messages the oldest that waits gives way, and is
+// counted.
+func (d *Driver) offer(m *gateway.Message) {
+	if d.queue.Offer(&handover.Item{Message: m, Size: len(m.Body)}) {
+		d.tally.discard(discardFull)
+	}
+}
+
+// live serves one life of the daemon after the other.
+func (d *Driver) live(ctx context.Context) {
+	wait := lifeMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := d.life(ctx)
+		if ctx.Err() != nil {
+			err = nil
+		}
+		d.tally.down(err)
+		if time.Since(began) > lifeMax {
+			wait = lifeMin
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		}
+		wait = min(2*wait, lifeMax)
+	}
+}
+
+// life serves the adapter for as long as the daemon lives.
+func (d *Driver) life(ctx context.Context) error {
+	c, err := bluez.Open(ctx, d.bus, func() { d.tally.down(ErrNoDaemon) }, d.adverts.hear)
+	if err != nil {
+		return err
+	}
+	// The client outlives the sessions: these end connections.
+	following, end := context.WithCancel(context.WithoutCancel(ctx))
+	lost := make(chan error, 1)
+	go func() { lost <- c.Run(following) }()
+	err = d.adapters(ctx, c)
+	end()
+	if why := <-lost; why != nil {
+		err = why
+	}
+	d.tally.add(func(s *gateway.DriverState) { s.Counts[countResyncs] += c.Resyncs() })
+	return err
+}
+
+// adapters serves the adapter each time that it is there, until the client is lost.
+func (d *Driver) adapters(ctx context.Context, c *bluez.Client) error {
+	for {
+		var a bluez.Adapter
+		there := func() (ok bool) { a, ok = c.Adapter(d.cfg.Adapter); return ok }
+		if !there() {
+			d.tally.down(fmt.Errorf("there is no adapter %s", d.cfg.Adapter))
+			if err := c.Await(ctx, there); err != nil {
+				return err
+			}
+		}
+		s := &session{Driver: d, client: c, adapter: a}
+		s.serve(ctx)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.Lost():
+			return bluez.ErrDaemon
+		default:
+			d.tally.down(fmt.Errorf("adapter %s has gone", a.Name()))
+		}
+	}
+}
+
+// serve works with the adapter until it goes.
+func (s *session) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var parts sync.WaitGroup
+	parts.Go(func() {
+		_ = s.client.Await(ctx, func() bool { _, ok := s.client.AdapterAt(s.adapter.Path); return !ok })
+		cancel() // whatever the reason
+	})
+	if err := s.client.ServeAgent(ctx, agent{s.Driver}); err != nil && ctx.Err() == nil {
+		s.log.Warn("devices cannot be paired", "err", err)
+	}
+	s.setSession(s)
+	for _, p := range s.peripherals {
+		parts.Go(func() { p.run(ctx, s) })
+	}
+	s.scan(ctx)
+	cancel()
+	parts.Wait()
+	s.setSession(nil)
+}
+
+func (d *Driver) setSession(s *session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.session = s
+}

@@ -1,0 +1,218 @@
+package ble
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/fieldgate/fieldgate/drivers/ble/bluez"
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// maxCommands is how many commands of a leaf may be under way: more than the gateway
+// hands over at once.
+const maxCommands = 64
+
+// commandProperty is the application property of a cloud-to-device message that names
+// the command. A device that has only one needs none.
+const commandProperty = "command"
+
+// delivery is a command on its way to a device.
+type delivery struct {
+	c      *gateway.Command
+	answer func(gateway.Verdict)
+}
+
+// Command is described at gateway.DownHandler.
+func (d *Driver) Command(c *gateway.Command, answer func(gateway.Verdict)) {
+	p := d.byLeaf[c.Leaf]
+	if p == nil {
+		answer(gateway.Undelivered)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.link != nil {
+		select {
+		case p.link.commands <- delivery{c, answer}:
+			return
+		default:
+		}
+	}
+	answer(gateway.Undelivered)
+}
+
+// deliver writes commands until ctx ends, one after the other. Whatever comes until
+// nobody can hand over any more has no word: it comes again.
+func (p *peripheral) deliver(ctx context.Context, l *link) {
+	for {
+		select {
+		case x := <-l.commands:
+			v := p.obey(ctx, l, x.c)
+			p.driver.tally.add(func(s *gateway.DriverState) { s.Commands[v.String()]++ })
+			x.answer(v)
+			continue
+		case <-ctx.Done():
+		}
+		for {
+			select {
+			case x := <-l.commands:
+				x.answer(gateway.Undelivered)
+			default:
+				return
+			}
+		}
+	}
+}
+
+// obey writes one command and returns the device's word.
+func (p *peripheral) obey(ctx context.Context, l *link, c *gateway.Command) gateway.Verdict {
+	v := p.commanded(c)
+	if v == nil {
+		return gateway.Rejected
+	}
+	b, err := v.encode(c.Body)
+	if err != nil {
+		p.driver.log.Warn("command cannot be written", "leaf", p.Leaf, "command", v.Command, "err", err)
+		return gateway.Rejected
+	}
+	return verdict(l.write(ctx, v, b))
+}
+
+// commanded finds the value that a command is for.
+func (p *peripheral) commanded(c *gateway.Command) *value {
+	name := ""
+	for _, x := range c.Properties {
+		if x.Name == commandProperty {
+			name = x.Value
+		}
+	}
+	var found []*value
+	for _, v := range p.values {
+		if v.Command != "" && (name == "" || v.Command == name) {
+			found = append(found, v)
+		}
+	}
+	if len(found) != 1 {
+		return nil
+	}
+	return found[0]
+}
+
+// verdict is the device's word on a write.
+func verdict(err error) gateway.Verdict {
+	switch {
+	case err == nil:
+		return gateway.Completed
+	case bluez.IsError(err, "NotPermitted"), bluez.IsError(err, "NotAuthorized"), bluez.IsError(err, "NotSupported"),
+		bluez.IsError(err, "InvalidValueLength"), bluez.IsError(err, "InvalidOffset"), bluez.IsError(err, "InvalidArguments"):
+		return gateway.Rejected
+	case bluez.IsError(err, "Failed"):
+		return gateway.Abandoned // an error of the device's own: perhaps not the next time
+	}
+	return gateway.Undelivered // not connected, or nobody knows
+}
+
+// encode makes octets of a JSON value; text and bytes may stand without quotes.
+func (v *value) encode(body []byte) ([]byte, error) {
+	how := v.value()
+	var x any
+	if err := json.Unmarshal(body, &x); err != nil {
+		x = string(body)
+	}
+	if how.Format == "utf8" {
+		if _, isText := x.(string); !isText {
+			x = string(body)
+		}
+	}
+	if how.Format == "bytes" || how.Format == "" {
+		if _, isText := x.(string); !isText {
+			x = string(body) // digits only
+		}
+	}
+	b, err := how.Encode(x)
+	if err == nil && len(b) > maxOctets {
+		return nil, fmt.Errorf("%d octets are more than a value can have", len(b))
+	}
+	return b, err
+}
+
+// Call is described at gateway.DownHandler. A method with a payload writes its value, and
+// one without reads it.
+func (d *Driver) Call(ctx context.Context, c *gateway.Call) (*gateway.Reply, error) {
+	reply, err := d.call(ctx, c)
+	end := "answered"
+	if err != nil {
+		end = "absent"
+	}
+	d.tally.add(func(s *gateway.DriverState) { s.Calls[end]++ })
+	return reply, err
+}
+
+func (d *Driver) call(ctx context.Context, c *gateway.Call) (*gateway.Reply, error) {
+	p := d.byLeaf[c.Leaf]
+	if p == nil {
+		return nil, gateway.ErrAbsent
+	}
+	p.mu.Lock()
+	l := p.link
+	p.mu.Unlock()
+	if l == nil {
+		return nil, gateway.ErrAbsent
+	}
+	for _, v := range p.values {
+		if v.Method != c.Name || v.Method == "" {
+			continue
+		}
+		if len(c.Body) == 0 || string(c.Body) == "null" {
+			return v.readFor(ctx, l)
+		}
+		return v.writeFor(ctx, l, c.Body)
+	}
+	return answerWith(http.StatusNotFound, map[string]any{"error": fmt.Sprintf("there is no method %q", c.Name)}), nil
+}
+
+func (v *value) readFor(ctx context.Context, l *link) (*gateway.Reply, error) {
+	b, err := l.session.client.Read(ctx, l.paths[v].Path)
+	if err != nil {
+		return answerFailure(ctx, err)
+	}
+	x, err := v.value().Decode(b)
+	if err != nil {
+		return answerWith(http.StatusBadGateway, map[string]any{"error": "the value " + err.Error()}), nil
+	}
+	return answerWith(http.StatusOK, map[string]any{"value": x}), nil
+}
+
+func (v *value) writeFor(ctx context.Context, l *link, body []byte) (*gateway.Reply, error) {
+	b, err := v.encode(body)
+	if err != nil {
+		return answerWith(http.StatusBadRequest, map[string]any{"error": "the value " + err.Error()}), nil
+	}
+	if err := l.write(ctx, v, b); err != nil {
+		return answerFailure(ctx, err)
+	}
+	return answerWith(http.StatusOK, map[string]any{}), nil
+}
+
+// answerFailure says why the device did not do it.
+func answerFailure(ctx context.Context, err error) (*gateway.Reply, error) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case verdict(err) == gateway.Undelivered && !bluez.Hung(err):
+		return nil, gateway.ErrAbsent
+	case bluez.Hung(err):
+		return answerWith(http.StatusGatewayTimeout, map[string]any{"error": "the device does not answer"}), nil
+	}
+	return answerWith(http.StatusBadGateway, map[string]any{"error": err.Error()}), nil
+}
+
+func answerWith(status int, body any) *gateway.Reply {
+	b, _ := json.Marshal(body) // it cannot fail: text and numbers
+	return &gateway.Reply{Status: status, Body: b}
+}
+
+// Desired is described at gateway.DownHandler. Devices have no twin of their own.
+func (d *Driver) Desired(string, []byte, int64, func()) {}

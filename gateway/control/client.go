@@ -1,0 +1,170 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Errors of a Client, by what the operator is to do.
+var (
+	ErrNotRunning = errors.New("no daemon answers")
+	ErrForbidden  = errors.New("not allowed")
+	ErrNotFound   = errors.New("not found")
+	ErrTimedOut   = errors.New("timed out")
+)
+
+// Client asks a running daemon. Safe for concurrent use.
+type Client struct{ http http.Client }
+
+// NewClient makes a client of the daemon behind the socket. Nothing happens
+// before its first call.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+		}
+		return c, nil
+	}
+	return &Client{http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// State reads the state into v.
+func (c *Client) State(ctx context.Context, v any) error { return c.get(ctx, "/v1/state", v) }
+
+// Events returns the last warnings, the oldest first.
+func (c *Client) Events(ctx context.Context) (events []Event, err error) {
+	err = c.get(ctx, "/v1/events", &events)
+	return events, err
+}
+
+// DeadLetters lists the shelf, the oldest first.
+func (c *Client) DeadLetters(ctx context.Context) (letters []Letter, err error) {
+	err = c.get(ctx, "/v1/dead-letters", &letters)
+	return letters, err
+}
+
+// ExportDeadLetters writes each FullLetter as a line of JSON.
+func (c *Client) ExportDeadLetters(ctx context.Context, w io.Writer) error {
+	body, err := c.do(ctx, http.MethodGet, "/v1/dead-letters/export", nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = io.Copy(w, body)
+	return err
+}
+
+// ReplayDeadLetters puts letters back into their lanes and returns how many.
+func (c *Client) ReplayDeadLetters(ctx context.Context, s Selection) (int, error) {
+	return c.post(ctx, "/v1/dead-letters/replay", s)
+}
+
+// PurgeDeadLetters removes letters for good and returns how many.
+func (c *Client) PurgeDeadLetters(ctx context.Context, s Selection) (int, error) {
+	return c.post(ctx, "/v1/dead-letters/purge", s)
+}
+
+// Devices lists the leaves, in the order of their ids.
+func (c *Client) Devices(ctx context.Context) (all []Device, err error) {
+	err = c.get(ctx, "/v1/devices", &all)
+	return all, err
+}
+
+// Device returns what is known of a leaf.
+func (c *Client) Device(ctx context.Context, id string) (d Device, err error) {
+	err = c.get(ctx, devicePath(id), &d)
+	return d, err
+}
+
+// Twin returns the twin of a leaf.
+func (c *Client) Twin(ctx context.Context, id string) (t Twin, err error) {
+	err = c.get(ctx, devicePath(id)+"/twin", &t)
+	return t, err
+}
+
+// Call calls a method of a leaf with a JSON payload, nil for none, and waits for
+// its answer, at most MaxTimeout.
+func (c *Client) Call(ctx context.Context, id, method string, payload []byte, limit time.Duration) (r Reply, err error) {
+	err = c.ask(ctx, devicePath(id)+"/methods/"+url.PathEscape(method)+"?timeout="+limit.String(), payload, &r)
+	return r, err
+}
+
+// Send sends a command to a leaf and waits for its word, at most MaxTimeout.
+func (c *Client) Send(ctx context.Context, id string, command Command, limit time.Duration) (verdict string, err error) {
+	text, err := json.Marshal(command)
+	if err != nil {
+		return "", err
+	}
+	var w Word
+	err = c.ask(ctx, devicePath(id)+"/commands?timeout="+limit.String(), text, &w)
+	return w.Verdict, err
+}
+
+func devicePath(id string) string { return "/v1/devices/" + url.PathEscape(id) }
+
+func (c *Client) get(ctx context.Context, path string, v any) error {
+	body, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(v)
+}
+
+func (c *Client) post(ctx context.Context, path string, v any) (int, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	var r Result
+	err = c.ask(ctx, path, text, &r)
+	return r.Count, err
+}
+
+// ask posts a text and reads the answer into v.
+func (c *Client) ask(ctx context.Context, path string, text []byte, v any) error {
+	body, err := c.do(ctx, http.MethodPost, path, text)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(v)
+}
+
+// do returns the body of an answer that is a success.
+func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.ReadCloser, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://fieldgate"+path, bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	var p Problem
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&p); err != nil {
+		p.Error = resp.Status
+	}
+	switch resp.StatusCode {
+	case http.StatusForbidden:
+		return nil, fmt.Errorf("%w: %s", ErrForbidden, p.Error)
+	case http.StatusNotFound:
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Error)
+	case http.StatusGatewayTimeout:
+		return nil, fmt.Errorf("%w: %s", ErrTimedOut, p.Error)
+	}
+	return nil, errors.New(p.Error)
+}

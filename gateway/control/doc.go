@@ -1,0 +1,14 @@
+// Package control is the operator's way to the running daemon: HTTP and JSON over
+// a unix socket, the server in the daemon and the client in the other
+// subcommands. Who may do what is decided by the kernel's word on who is at the
+// other end (SO_PEERCRED), never by the mode of the socket's file.
+//
+//	GET  /v1/state                  the one struct of state
+//	GET  /v1/dead-letters           what is on the shelf, an array of Letter
+//	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
+//	POST /v1/dead-letters/replay    a Selection: back into their lanes
+//	POST /v1/dead-letters/purge     a Selection: gone for good
+//
+// An answer that is no success is a Problem. The package knows nothing of what
+// state there is or how it is shown: the program does.
+package control

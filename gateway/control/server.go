@@ -1,0 +1,282 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// DefaultSocket is where the daemon listens and the subcommands call.
+const DefaultSocket = "/run/fieldgate/control.sock"
+
+// maxRequest bounds the body of a request, in bytes.
+const maxRequest = 1 << 20
+
+// Config is the table [control] of the configuration.
+type Config struct {
+	// Socket is the file of the unix socket, "" for none.
+	Socket string `toml:"socket"`
+}
+
+// DefaultConfig returns the shipped defaults.
+func DefaultConfig() Config { return Config{Socket: DefaultSocket} }
+
+// Validate checks the values. Errors are of type *gateway.KeyError.
+func (c *Config) Validate() error {
+	// sun_path of unix(7), with its final zero byte.
+	if len(c.Socket) > 107 {
+		return gateway.BadKey("socket", "is %d bytes long: the path of a socket has at most 107", len(c.Socket))
+	}
+	return nil
+}
+
+// Parts are what a Server serves. All are safe for concurrent use.
+type Parts struct {
+	// State returns a snapshot that can be written as JSON.
+	State func() any
+	Shelf gateway.Shelf
+	// Replay puts a letter back into its lane, see gateway.Path.
+	Replay  func(context.Context, gateway.DeadLetter) error
+	Devices Devices
+	// Events returns the last warnings, the oldest first.
+	Events func() []Event
+	Log    *slog.Logger
+}
+
+// Server answers operators.
+type Server struct {
+	cfg Config
+	Parts
+	local chan struct{} // one element for each caller that waits for a leaf
+}
+
+// New makes a server; cfg must be valid.
+func New(cfg Config, p Parts) *Server { return &Server{cfg, p, make(chan struct{}, maxLocal)} }
+
+// Run serves until ctx ends. A socket that cannot be had is said loudly, but is
+// no reason to stop taking messages.
+func (s *Server) Run(ctx context.Context) error {
+	l, err := listen(ctx, s.cfg.Socket)
+	if err != nil {
+		s.Log.Error("operators cannot reach the daemon", "socket", s.cfg.Socket, "error", err)
+		<-ctx.Done()
+		return nil
+	}
+	s.Log.Info("listening", "for", "control", "socket", s.cfg.Socket)
+	l = &doorkeeper{Listener: l, inside: make(map[string]int)}
+	server := &http.Server{
+		Handler:           s.handler(),
+		ConnContext:       withAccess,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// listen opens the socket for everybody: what counts is who calls. One that a
+// dead daemon left behind is replaced.
+func listen(ctx context.Context, file string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	if info, err := os.Lstat(file); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("%s is there and no socket", file)
+		}
+		var d net.Dialer
+		if c, err := d.DialContext(ctx, "unix", file); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("%s is served by another daemon", file)
+		}
+		if err := os.Remove(file); err != nil {
+			return nil, err
+		}
+	}
+	var binding net.ListenConfig
+	l, err := binding.Listen(ctx, "unix", file)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(file, 0o666); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/state", s.may(reading, s.state))
+	mux.HandleFunc("GET /v1/events", s.may(reading, s.events))
+	mux.HandleFunc("GET /v1/dead-letters", s.may(reading, s.list))
+	mux.HandleFunc("GET /v1/dead-letters/export", s.may(reading, s.export))
+	mux.HandleFunc("POST /v1/dead-letters/replay", s.may(changing, s.replay))
+	mux.HandleFunc("POST /v1/dead-letters/purge", s.may(changing, s.purge))
+	mux.HandleFunc("GET /v1/devices", s.may(reading, s.listDevices))
+	mux.HandleFunc("GET /v1/devices/{id}", s.may(reading, s.showDevice))
+	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
+	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
+	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))
+	return mux
+}
+
+// may serves only those who may.
+func (s *Server) may(need access, serve http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p, _ := r.Context().Value(accessKey{}).(peer)
+		if p.access >= need {
+			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+			serve(w, r)
+			return
+		}
+		group := ReadGroup
+		if need == changing {
+			group = AdminGroup
+		}
+		s.Log.Warn("refused an operator", "who", p.who, "method", r.Method, "path", r.URL.Path)
+		refuse(w, http.StatusForbidden, "%s is neither root nor the daemon's user nor in group %s", p.who, group)
+	}
+}
+
+func (s *Server) state(w http.ResponseWriter, _ *http.Request) { answer(w, s.State()) }
+
+func (s *Server) events(w http.ResponseWriter, _ *http.Request) {
+	answer(w, append([]Event{}, s.Events()...))
+}
+
+func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
+	letters := []Letter{}
+	err := s.Shelf.DeadLetters(func(d gateway.DeadLetter) bool {
+		letters = append(letters, letterOf(d))
+		return true
+	})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	answer(w, letters)
+}
+
+// export writes one letter after the other: all of them need not fit in memory.
+func (s *Server) export(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/jsonl")
+	out := json.NewEncoder(w)
+	var broken error
+	err := s.Shelf.DeadLetters(func(d gateway.DeadLetter) bool {
+		broken = out.Encode(fullLetterOf(d))
+		return broken == nil
+	})
+	if err = errors.Join(err, broken); err != nil {
+		s.Log.Warn("export of dead letters ended early", "error", err)
+		panic(http.ErrAbortHandler) // so that the client sees it too
+	}
+}
+
+// chosen reads a selection and returns the letters it names.
+func (s *Server) chosen(w http.ResponseWriter, r *http.Request) (numbers []uint64, ok bool) {
+	var pick Selection
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&pick); err != nil || pick.All == (len(pick.Numbers) > 0) {
+		refuse(w, http.StatusBadRequest, "select letters by number, or all")
+		return nil, false
+	}
+	err := s.Shelf.DeadLetters(func(d gateway.DeadLetter) bool {
+		if pick.All || slices.Contains(pick.Numbers, d.Number) {
+			numbers = append(numbers, d.Number)
+		}
+		return true
+	})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return nil, false
+	}
+	for _, n := range pick.Numbers {
+		if !slices.Contains(numbers, n) {
+			refuse(w, http.StatusNotFound, "there is no dead letter %d", n)
+			return nil, false
+		}
+	}
+	return numbers, true
+}
+
+func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
+	numbers, ok := s.chosen(w, r)
+	if !ok {
+		return
+	}
+	n, err := s.Shelf.DropDeadLetters(numbers...)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	s.Log.Warn("operator purged dead letters", "count", n)
+	answer(w, Result{Count: n})
+}
+
+// replay puts letters back in the order in which the hub refused them. A letter
+// leaves the shelf when custody has it: a crash between makes a duplicate.
+func (s *Server) replay(w http.ResponseWriter, r *http.Request) {
+	numbers, ok := s.chosen(w, r)
+	if !ok {
+		return
+	}
+	// A slow hub may take as long as spill_after for each.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	count := 0
+	var failed error
+	err := s.Shelf.DeadLetters(func(d gateway.DeadLetter) bool {
+		if !slices.Contains(numbers, d.Number) {
+			return true
+		}
+		if failed = r.Context().Err(); failed == nil {
+			failed = s.Replay(r.Context(), d)
+		}
+		if failed == nil {
+			_, failed = s.Shelf.DropDeadLetters(d.Number)
+		}
+		if failed != nil {
+			failed = fmt.Errorf("letter %d: %w", d.Number, failed)
+			return false
+		}
+		count++
+		return true
+	})
+	if err = errors.Join(failed, err); err != nil {
+		refuse(w, http.StatusInternalServerError, "%d of %d are back in their lanes; %v", count, len(numbers), err)
+		return
+	}
+	s.Log.Info("operator replayed dead letters", "count", count)
+	answer(w, Result{Count: count})
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // a client that has gone needs no answer
+}
+
+func refuse(w http.ResponseWriter, code int, format string, args ...any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(Problem{Error: fmt.Sprintf(format, args...)})
+}

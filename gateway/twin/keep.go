@@ -1,0 +1,257 @@
+package twin
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+)
+
+// Kinds of notes, by leaf.
+const (
+	copyNote     = "twin"     // the copy, as kept
+	reportedNote = "reported" // patches in custody, an array of objects
+)
+
+// versionKey is the member of a section that holds its version.
+const versionKey = "$version"
+
+// number is an integer as JSON.
+func number(n int64) json.Number { return json.Number(strconv.FormatInt(n, 10)) }
+
+// versionOf returns the version of a section, 0 for none.
+func versionOf(section object) int64 {
+	n, _ := section[versionKey].(json.Number)
+	v, _ := n.Int64()
+	return v
+}
+
+// leaf is what is known of one leaf's twin, guarded by Twins.mu.
+type leaf struct {
+	id        string
+	listening map[gateway.Reach]struct{} // ways on which it hears of desired changes
+
+	desired  object          // the copy; nil: none
+	reported object          // the copy, without what the hub has not taken
+	read     gateway.Instant // when the hub last sent it
+	told     object          // desired as the leaf knows it; nil: it has never asked
+	handed   object          // desired as it will know it, if nothing is lost on the way
+	stale    bool            // the copy is to be read again
+	reading  bool            // somebody does
+	changed  bool            // the copy is not on flash as it is here
+	soon     bool            // and should be before long
+
+	queue    []report  // in order; not in custody, not with the hub
+	kept     []object  // in custody on flash, in order; with flight.kept the first is with the hub
+	flight   *flight   // with the hub; nil: nothing
+	working  bool      // a goroutine is in work
+	failures int       // in a row, of requests to the hub
+	until    time.Time // no request before
+}
+
+// copied is the form of a copy on flash.
+type copied struct {
+	Desired  object          `json:"desired"`
+	Reported object          `json:"reported"`
+	Told     object          `json:"told,omitempty"`
+	UpToDate bool            `json:"up_to_date"` // told is desired
+	Read     gateway.Instant `json:"read"`
+}
+
+// copied returns the form on flash.
+func (l *leaf) copied() copied {
+	c := copied{Desired: l.desired, Reported: l.reported, Told: l.told, Read: l.read}
+	if l.told != nil && versionOf(l.told) == l.version() {
+		c.Told, c.UpToDate = nil, true
+	}
+	return c
+}
+
+// leafLocked returns what is known of a leaf; the copy comes from flash when it is
+// needed first.
+func (t *Twins) leafLocked(id string) *leaf {
+	l := t.leaves[id]
+	if l != nil {
+		return l
+	}
+	l = newLeaf(id)
+	t.leaves[id] = l
+	text, err := t.Notes.Note(copyNote, id)
+	if err == nil && text != nil {
+		err = l.load(text)
+	}
+	if err != nil {
+		t.Log.Warn("the copy of a twin cannot be read", "leaf", id, "err", err)
+	}
+	return l
+}
+
+func newLeaf(id string) *leaf {
+	return &leaf{id: id, listening: make(map[gateway.Reach]struct{})}
+}
+
+func (l *leaf) load(text []byte) error {
+	o, err := parse(text)
+	if err != nil {
+		return err
+	}
+	var c copied
+	if err := json.Unmarshal(text, &c); err != nil {
+		return err
+	}
+	// The objects are taken from the one with exact numbers.
+	l.desired, _ = o["desired"].(object)
+	l.reported, _ = o["reported"].(object)
+	l.told, _ = o["told"].(object)
+	if c.UpToDate {
+		l.told = l.desired
+	}
+	l.handed = l.told
+	l.read = c.Read
+	return nil
+}
+
+// version is that of the desired section of the copy.
+func (l *leaf) version() int64 { return versionOf(l.desired) }
+
+// readLocked takes a twin that the hub has sent. before was the version when it
+// was asked for: a change that came meanwhile is newer.
+func (l *leaf) readLocked(document object, before int64, now gateway.Instant) {
+	desired, _ := document["desired"].(object)
+	reported, _ := document["reported"].(object)
+	if desired == nil {
+		desired = object{}
+	}
+	if l.version() == before || versionOf(desired) > l.version() {
+		if l.desired == nil || versionOf(desired) != l.version() || versionOf(reported) != versionOf(l.reported) {
+			l.changed = true
+		}
+		if versionOf(l.told) == versionOf(desired) && l.told != nil {
+			l.told = desired // the same version, perhaps spelt by a replacement
+		}
+		if versionOf(l.handed) == versionOf(desired) && l.handed != nil {
+			l.handed = desired
+		}
+		l.desired = desired
+	}
+	l.reported = reported
+	l.read = now
+}
+
+// toldLocked notes what the leaf knows.
+func (l *leaf) toldLocked(desired object) {
+	if versionOf(l.told) != versionOf(desired) || l.told == nil {
+		l.changed, l.soon = true, true
+	}
+	l.told = desired
+}
+
+// How soon a changed copy is on flash: what a leaf was told, so that it is not
+// told again after a crash; and the rest, which the hub has too.
+const (
+	soon  = time.Second
+	later = time.Minute
+)
+
+// Run works until ctx ends. Then what leaves have reported is on flash, with the
+// copies, when it returns; broker, drivers and uplink should have ended by then.
+func (t *Twins) Run(ctx context.Context) error {
+	tick := time.NewTicker(soon)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case now := <-tick.C:
+			all := now.Sub(last) >= later
+			if all {
+				last = now
+			}
+			t.saveCopies(all)
+		case <-ctx.Done():
+			t.close()
+			t.saveCopies(true)
+			return nil
+		}
+	}
+}
+
+// close lets the work under way end: nothing is sent any more.
+func (t *Twins) close() {
+	t.end()
+	t.mu.Lock()
+	t.closed, t.linkUp = true, false
+	for _, l := range t.leaves {
+		t.serveLocked(l)
+	}
+	t.mu.Unlock()
+	t.work.Wait()
+}
+
+// saveCopies writes copies that have changed: those that should be on flash soon,
+// or all.
+func (t *Twins) saveCopies(all bool) {
+	t.mu.Lock()
+	var ids []string
+	for id, l := range t.leaves {
+		if l.changed && (all || l.soon) {
+			ids = append(ids, id)
+		}
+	}
+	t.mu.Unlock()
+	for _, id := range ids {
+		t.mu.Lock()
+		l := t.leaves[id]
+		l.changed, l.soon = false, false
+		text, err := json.Marshal(l.copied())
+		t.mu.Unlock()
+		if err == nil {
+			err = t.Notes.SetNotes(copyNote, map[string][]byte{id: text})
+		}
+		if err != nil {
+			t.Log.Warn("cannot keep the copy of a twin", "leaf", id, "err", err)
+			t.mu.Lock()
+			l.changed = true // with all the others again
+			t.mu.Unlock()
+		}
+	}
+}
+
+// recall reads what is in custody.
+func (t *Twins) recall() error {
+	kept := make(map[string][]object)
+	err := t.Notes.EachNote(reportedNote, func(id string, text []byte) error {
+		o, err := parse(append(append([]byte(`{"patches":`), text...), '}'))
+		if err != nil {
+			t.Log.Error("reported patches in custody cannot be read: they are lost", "leaf", id, "err", err)
+			return nil
+		}
+		list, _ := o["patches"].([]any)
+		for _, x := range list {
+			if patch, ok := x.(object); ok {
+				kept[id] = append(kept[id], patch)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for id, patches := range kept {
+		t.leafLocked(id).kept = patches // nobody else is there yet
+	}
+	return nil
+}
+
+// saveKept writes the patches in custody of one leaf.
+func (t *Twins) saveKept(id string, patches []object) error {
+	var text []byte // nil: none
+	if len(patches) > 0 {
+		var err error
+		if text, err = json.Marshal(patches); err != nil {
+			return err
+		}
+	}
+	return t.Notes.SetNotes(reportedNote, map[string][]byte{id: text})
+}
