@@ -6,6 +6,10 @@ SHELL := bash
 
 GO       ?= go
 FUZZTIME ?= 5s
+MINUTES  ?= 30
+
+# Tables that long tests measured; go test itself shows nothing of what passed.
+REPORTS := $(CURDIR)/bin/reports
 
 # Debugging tables stay behind. The version is in the binary: "fieldgate version"
 # reads what the Go tool noted there.
@@ -14,10 +18,11 @@ GOFLAGS_SHIP := -trimpath -ldflags='-s -w -buildid='
 ##@ Build
 
 .PHONY: build
-build: ## bin/fieldgate, bin/hubsim and bin/leafsim for this machine
-	$(GO) build -o bin/fieldgate ./cmd/fieldgate
-	$(GO) build -o bin/hubsim ./test/cmd/hubsim
-	$(GO) build -o bin/leafsim ./test/cmd/leafsim
+build: ## bin/fieldgate and the test programs hubsim, leafsim and faultproxy for this machine
+	CGO_ENABLED=0 $(GO) build -o bin/fieldgate ./cmd/fieldgate
+	CGO_ENABLED=0 $(GO) build -o bin/hubsim ./test/cmd/hubsim
+	CGO_ENABLED=0 $(GO) build -o bin/leafsim ./test/cmd/leafsim
+	CGO_ENABLED=0 $(GO) build -o bin/faultproxy ./test/cmd/faultproxy
 
 .PHONY: arm64
 arm64: ## bin/fieldgate-arm64, static, as it goes onto the board
@@ -43,7 +48,29 @@ race: ## every test that is quick, with the race detector
 
 .PHONY: full
 full: ## every test, also the long ones: power cuts, many leaves, vendor SDKs, arm64
-	$(GO) test -timeout 10m ./...
+	FIELDGATE_REPORTS=$(REPORTS) $(GO) test -timeout 10m ./...
+	@cat $(REPORTS)/*.txt
+
+.PHONY: link
+link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)
+	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e/link
+
+.PHONY: backlog
+backlog: ## a backlog of 1,000,000 messages: memory, start, drain, disk
+	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 30m -run '^TestBacklog$$' ./test/e2e/bounds
+
+.PHONY: soak
+soak: ## the gateway under random faults for MINUTES (30): memory, files and goroutines
+	FIELDGATE_SOAK_MINUTES=$(MINUTES) $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./test/e2e/bounds
+
+.PHONY: rows
+rows: ## every row of the hub's contract, with 150 breaks and kills in the middle of all (15 minutes)
+	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 60m -run '^TestRows$$' ./test/e2e/rows
+
+N ?= 1000
+.PHONY: powercut
+powercut: ## cut the power of the gateway N times (1000) and print what was lost
+	$(GO) test -count=1 -timeout 0 ./test/powercut -run 'TestPowerCut$$' -v -rounds $(N) | grep -Ev '^ *(===|--- PASS)'
 
 .PHONY: lint
 lint: ## formatting, vet, staticcheck, what go fix would change, import directions
@@ -68,12 +95,27 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 	done
 
 .PHONY: bench
-bench: ## every benchmark, with memory
+bench: build ## measure beside a mosquitto bridge, write test/bench/RESULTS.md (10 minutes)
+	$(GO) build -o bin/bench ./test/cmd/bench
+	bin/bench --bin bin --out test/bench/RESULTS.md
+	@cat test/bench/RESULTS.md
+
+.PHONY: microbench
+microbench: ## every benchmark of a package, with memory
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: nightly
 nightly: ## everything, longer: all tests with the race detector, five minutes of fuzzing per target
 	$(GO) test -race -timeout 60m ./...
+	FIELDGATE_KILL_ROUNDS=2500 $(GO) test -timeout 4h -run '^TestKillNine$$' ./test/e2e
+	FIELDGATE_DAMAGE=2000 $(GO) test -timeout 1h -run '^TestDamageCampaign$$' ./gateway/store
+	$(MAKE) powercut
+	$(GO) test -count=1 -timeout 0 ./test/powercut -run TestFault -v -every-fault
+	$(MAKE) link
+	$(MAKE) rows
+	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 30m -run '^TestThroughProxy$$' ./test/suite/uplink
+	$(MAKE) backlog
+	$(MAKE) soak
 	$(MAKE) fuzz FUZZTIME=5m
 
 .PHONY: setup
@@ -88,4 +130,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
