@@ -24,9 +24,18 @@ build: ## bin/fieldgate and the test programs hubsim, leafsim and faultproxy for
 	CGO_ENABLED=0 $(GO) build -o bin/leafsim ./test/cmd/leafsim
 	CGO_ENABLED=0 $(GO) build -o bin/faultproxy ./test/cmd/faultproxy
 
-.PHONY: arm64
+.PHONY: arm64 amd64
 arm64: ## bin/fieldgate-arm64, static, as it goes onto the board
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build $(GOFLAGS_SHIP) -o bin/fieldgate-arm64 ./cmd/fieldgate
+amd64: ## bin/fieldgate-amd64, the same for a PC
+arm64 amd64:
+	CGO_ENABLED=0 GOOS=linux GOARCH=$@ $(GO) build $(GOFLAGS_SHIP) -o bin/fieldgate-$@ ./cmd/fieldgate
+
+PREFIX ?= /usr/local
+ARCH   ?= $(shell $(GO) env GOARCH)
+.PHONY: install
+install: ## bin/fieldgate-ARCH and its units into DESTDIR, below PREFIX (/usr/local), built before by make ARCH
+	@test -x bin/fieldgate-$(ARCH) || { echo "there is no bin/fieldgate-$(ARCH): run make $(ARCH) first"; exit 1; }
+	systemd/install.sh bin/fieldgate-$(ARCH) "$(DESTDIR)" "$(PREFIX)"
 
 .PHONY: demo
 demo: build ## show the main job in half a minute: leaves, hub, a cut link, a kill -9

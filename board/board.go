@@ -87,8 +87,8 @@ func (b *Board) Progress(part string, bound time.Duration) *Progress { return b.
 // block. To be called before Run.
 func (b *Board) OnPress(f func(Press)) { b.button.tell = f }
 
-// Starving returns the parts that the watchdog is not fed for, none if all is
-// well or there is no watchdog.
+// Starving returns the parts that make no progress: no watchdog may be fed for them,
+// neither the board's nor that of whoever has started the program. None if all is well.
 func (b *Board) Starving() []string { return b.dog.state().Starving }
 
 // State is what there is and how it is.
@@ -101,7 +101,7 @@ type State struct {
 	Presses  map[Press]int64
 	Pressed  time.Time // when last, zero if never
 	Fed      int64     // how often the watchdog was fed
-	Starving []string  // parts of the program for which it is not
+	Starving []string  // parts of the program that make no progress, see Board.Starving
 	// Timeout is that of the armed watchdog; 0 if there is none, or it does not say.
 	Timeout time.Duration
 

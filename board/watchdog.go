@@ -49,7 +49,7 @@ type watchdog struct {
 
 	mu       sync.Mutex
 	fed      int64         // guarded by mu
-	starving []string      // guarded by mu
+	starving []string      // guarded by mu; as the log last had it
 	granted  time.Duration // guarded by mu
 }
 
@@ -86,7 +86,7 @@ type dogState struct {
 func (w *watchdog) state() dogState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return dogState{w.part.now(), w.fed, slices.Clone(w.starving), w.granted}
+	return dogState{w.part.now(), w.fed, w.late(), w.granted}
 }
 
 // retryDog is when a watchdog that another program has is tried again.
@@ -152,12 +152,7 @@ func (w *watchdog) guard(ctx context.Context) error {
 
 // mayEat says whether all parts have made progress.
 func (w *watchdog) mayEat() bool {
-	var late []string
-	for _, p := range w.watched {
-		if p.late() > 0 {
-			late = append(late, p.part)
-		}
-	}
+	late := w.late()
 	w.mu.Lock()
 	was := w.starving
 	w.starving = late
@@ -171,6 +166,16 @@ func (w *watchdog) mayEat() bool {
 		}
 	}
 	return len(late) == 0
+}
+
+// late returns the parts of the program that have made no progress for too long.
+func (w *watchdog) late() (parts []string) {
+	for _, p := range w.watched {
+		if p.late() > 0 {
+			parts = append(parts, p.part)
+		}
+	}
+	return parts
 }
 
 // arm sets the timeout, or the longest that there is, and returns what it is.

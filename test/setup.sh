@@ -18,6 +18,7 @@ mosquitto_pub mosquitto-clients
 qemu-aarch64 qemu-user
 qemu-system-x86_64 qemu-system-x86
 socat socat
+systemd-analyze systemd
 tinyproxy tinyproxy
 tmux tmux
 node nodejs

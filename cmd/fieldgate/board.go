@@ -70,7 +70,7 @@ const progressBound = time.Minute
 // signalEvery is how often the gateway looks at itself for the LED and the watchdog.
 const signalEvery = 2 * time.Second
 
-// boardParts are the board, and what tells it how the gateway is.
+// boardParts are the board, and what tells it and the service manager how the gateway is.
 func (g *assembly) boardParts() []part {
 	path, locks := g.board.Progress("path", progressBound), g.board.Progress("locks", progressBound)
 	g.board.OnPress(func(p board.Press) {
@@ -80,6 +80,8 @@ func (g *assembly) boardParts() []part {
 	follow := func(ctx context.Context) error {
 		every := time.NewTicker(signalEvery)
 		defer every.Stop()
+		manager := newManager(g.log)
+		ready := g.broker.Ready()
 		var looked time.Time
 		for {
 			// A part that holds its lock for ever holds this loop, and the watchdog bites.
@@ -90,9 +92,13 @@ func (g *assembly) boardParts() []part {
 				looked = p.Looked
 				path.Made()
 			}
-			g.board.Show(signalOf(g.ready(), &p, &u, g.board.Starving()))
+			starving := g.board.Starving()
+			g.board.Show(signalOf(g.ready(), &p, &u, starving))
+			manager.tell(g.ready(), starving, statusLine(g.cfg.Hub.Host, &p, &u))
 			select {
 			case <-every.C:
+			case <-ready:
+				ready = nil // once
 			case <-ctx.Done():
 				return nil
 			}

@@ -83,6 +83,7 @@ var owners = []struct {
 	{"github.com/gorilla/websocket", []string{"gateway/uplink/dial", "gateway/broker/...", "test/..."}},
 	{"github.com/Azure/go-amqp", []string{"gateway/uplink/amqp", "test/..."}},
 	{"github.com/godbus/dbus", []string{"drivers/ble/...", "test/..."}},
+	{"github.com/coreos/go-systemd/", []string{"cmd/fieldgate"}},
 	{"periph.io/", []string{"board"}},
 	{"go.bug.st/serial", []string{"drivers/serial/port"}},
 	{"github.com/pelletier/go-toml", []string{"cmd/fieldgate/...", "test/..."}},
