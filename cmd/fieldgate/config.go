@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
@@ -106,6 +107,7 @@ type logConfig struct {
 // that its files name.
 type config struct {
 	tables
+	file     string
 	leaves   []leaf
 	enrolKey identity.Key
 	ownKey   identity.Key // of the gateway's own device
@@ -161,9 +163,10 @@ func (ps invalid) Error() string {
 // if there are mistakes in them: then it holds all of them.
 func loadConfig(file string) (*config, error) { return loadConfigWith(file, nil) }
 
-// loadConfigWith is loadConfig with texts in the place of those of files.
+// loadConfigWith is loadConfig with texts in the place of those of files; a file of
+// leaf.d need not be there for that.
 func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
-	l := loader{config: config{tables: defaults()}, texts: texts, leafAt: make(map[string]strict.Table), portAt: make(map[string]strict.Table), reachedAt: make(map[string]string), bleAt: make(map[string]strict.Table)}
+	l := loader{config: config{tables: defaults(), file: file}, texts: texts, leafAt: make(map[string]strict.Table), portAt: make(map[string]strict.Table), reachedAt: make(map[string]string), bleAt: make(map[string]strict.Table)}
 	root, err := l.open(file)
 	if err != nil {
 		return nil, err
@@ -176,7 +179,13 @@ func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range dropIns { // in the order of their names
+	for name := range texts {
+		if _, err := os.Lstat(name); err != nil && filepath.Dir(name) == filepath.Join(filepath.Dir(file), "leaf.d") {
+			dropIns = append(dropIns, name)
+		}
+	}
+	slices.Sort(dropIns)
+	for _, name := range dropIns {
 		dropIn, err := l.open(name)
 		if err != nil {
 			return nil, err

@@ -226,11 +226,7 @@ func replaceFile(file string, text []byte) error {
 	if err := os.Rename(fresh, file); err != nil {
 		return errors.Join(err, os.Remove(fresh))
 	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return syncFolder(filepath.Dir(file))
 }
 
 // writeSynced writes a new file and waits until it is on the disk.

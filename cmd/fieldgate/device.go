@@ -16,8 +16,11 @@ import (
 )
 
 func deviceCommand(std streams) *cobra.Command {
-	return group("device", "Look at leaves, talk to them, prepare them",
-		listDevicesCommand(std), showDeviceCommand(std), twinCommand(std), methodCommand(std), sendCommand(std), hashPasswordCommand(std))
+	c := group("device", "Look at leaves, talk to them, admit and change them",
+		listDevicesCommand(std), showDeviceCommand(std), addDeviceCommand(std),
+		twinCommand(std), methodCommand(std), sendCommand(std), hashPasswordCommand(std))
+	c.AddCommand(changeDeviceCommands(std)...)
+	return c
 }
 
 // devicesHint is what to do about a leaf that is not found.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +16,7 @@ import (
 
 // devices is the leaves as local callers reach them, and all that is known of each.
 type devices struct {
-	cfg    *config
+	roster *roster
 	down   *gateway.Down
 	twins  *twin.Twins
 	proofs *identity.Proofs
@@ -27,6 +25,9 @@ type devices struct {
 	path   func() gateway.State
 	peers  func() map[string]bool // of drivers: who answers
 	seen   *sightings
+	files  leafFiles
+
+	changing sync.Mutex // held while leaves are admitted or changed, here and on flash
 }
 
 var _ control.Devices = (*devices)(nil)
@@ -46,8 +47,9 @@ func (d *devices) Devices() []control.Device {
 	for _, leaf := range d.path().Parked {
 		parked[leaf] = true
 	}
-	all := make([]control.Device, 0, len(d.cfg.leaves))
-	for _, l := range d.cfg.leaves {
+	leaves := d.roster.all()
+	all := make([]control.Device, 0, len(leaves))
+	for _, l := range leaves {
 		x := control.Device{
 			ID: l.ID, State: isAway, Connections: mqtt.Leaves[l.ID], Auth: string(d.proofs.Auth(l.ID)),
 			Listens: listens(wants[l.ID]), Refused: hub.Refused[l.ID], RetryAt: hub.RefusedUntil[l.ID], Parked: parked[l.ID],
@@ -65,7 +67,6 @@ func (d *devices) Devices() []control.Device {
 		x.LastSeen = x.LastSeen.UTC()
 		all = append(all, x)
 	}
-	slices.SortFunc(all, func(a, b control.Device) int { return strings.Compare(a.ID, b.ID) })
 	return all
 }
 

@@ -96,7 +96,7 @@ func (l *loader) addEnrolment(root strict.Table) {
 // enrolment.
 const enrolledNote = "enrolled"
 
-// newProofs makes the proofs of all leaves.
+// newProofs makes the proofs of leaves; the roster fills them.
 func newProofs(cfg *config, keys *identity.Keyring, notes gateway.Notes, clock gateway.Clock) (*identity.Proofs, error) {
 	e, err := newEnroller(cfg, clock)
 	if err != nil {
@@ -109,18 +109,6 @@ func newProofs(cfg *config, keys *identity.Keyring, notes gateway.Notes, clock g
 	p := identity.NewProofs(keys, own, e, func(leaf string) error {
 		return notes.SetNotes(enrolledNote, map[string][]byte{leaf: []byte(cfg.Enrol.By)})
 	})
-	for _, l := range cfg.leaves {
-		if l.auth != "" {
-			p.Set(l.ID, l.auth)
-		}
-		if l.auth != identity.AuthKey || !l.key.IsZero() {
-			keys.Put(l.ID, l.key)
-			continue
-		}
-		if err := addEnrolled(cfg, keys, notes, p, l.ID); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
 }
 
@@ -212,28 +200,11 @@ func keptKey(cfg *config, leaf string) string {
 	return filepath.Join(cfg.Gateway.DataDir, "keys", hex.EncodeToString([]byte(leaf))+".key")
 }
 
-// keepKey writes a key that must survive a power cut: synced under another name,
-// then renamed.
+// keepKey writes a key that must survive a power cut.
 func keepKey(cfg *config, leaf, text string) error {
 	name := keptKey(cfg, leaf)
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "new-") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return writeNew(name, text, 0o600)
 }

@@ -29,6 +29,7 @@ var fieldDocs = map[string]string{
 	"cmd/fieldgate.leafConfig.Disabled":                    "Keeps the leaf out without forgetting it.",
 	"cmd/fieldgate.leafConfig.ID":                          "The leaf's id, as the hub knows it; case counts.",
 	"cmd/fieldgate.leafConfig.KeyFile":                     "Holds the leaf's hub key. With it the gateway proves the leaf to the hub, and checks the leaf's own token when it logs in with one. A leaf without one is enrolled, see [enrol].",
+	"cmd/fieldgate.leafConfig.LoginKeyFile":                "Holds a key with which the leaf makes its token for the gateway, in the place of its hub key, which it then need not have. It is made by \"fieldgate device add\".",
 	"cmd/fieldgate.leafConfig.MayListen":                   "Names the leaves whose messages this one may hear, as a program on the site would; \"*\" is all. What they send comes on leaf/{leaf}/telemetry[/{channel}] and leaf/{leaf}/alarm[/{channel}].",
 	"cmd/fieldgate.leafConfig.PasswordFile":                "Holds the hash of the password that the leaf logs in with, made by \"fieldgate device hash-password\". Without it there is no password.",
 	"cmd/fieldgate.leafConfig.Thumbprint":                  "The SHA-1 or SHA-256 of the certificate that the leaf logs in with, in hexadecimal, and thumbprint_secondary that of its next one.",

@@ -28,6 +28,10 @@ type leafConfig struct {
 	// not at all: its messages go under the gateway's own identity, with its id in
 	// the property fieldgate-leaf.
 	Auth identity.Auth `toml:"auth"`
+	// LoginKeyFile holds a key with which the leaf makes its token for the gateway, in
+	// the place of its hub key, which it then need not have. It is made by "fieldgate
+	// device add".
+	LoginKeyFile string `toml:"login_key_file"`
 	// PasswordFile holds the hash of the password that the leaf logs in with,
 	// made by "fieldgate device hash-password". Without it there is no password.
 	PasswordFile string `toml:"password_file"`
@@ -50,9 +54,14 @@ func (c *leafConfig) Validate() error {
 		errs = append(errs, gateway.BadKey("id",
 			"%q is not a device id: write 1 to 128 letters, digits or any of - : . %% _ * ? ! ( ) , = @ $ ' ;", c.ID))
 	}
+	if c.ID == pairingUser {
+		errs = append(errs, gateway.BadKey("id", "%q is the name with which new leaves pair: write another", c.ID))
+	}
 	switch {
 	case c.Auth != identity.AuthKey && c.Auth != identity.AuthRelay && c.Auth != identity.AuthGateway:
 		errs = append(errs, gateway.BadKey("auth", "%q is unknown: write \"key\", \"relay\" or \"gateway\"", c.Auth))
+	case c.Auth == identity.AuthRelay && c.LoginKeyFile != "":
+		errs = append(errs, gateway.BadKey("login_key_file", "the leaf's own tokens are relayed to the hub, which does not know this key: leave it out"))
 	case c.Auth == identity.AuthRelay && c.KeyFile != "":
 		errs = append(errs, gateway.BadKey("key_file", "the leaf's own tokens are relayed: leave its key out, or write auth = \"key\""))
 	}
@@ -87,11 +96,8 @@ func (l *loader) addLeaves(list []strict.Table) {
 			c.Auth = identity.AuthGateway // its files go as its messages do
 		}
 		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}, auth: c.Auth, mayListen: c.MayListen}
-		if text := l.secret(t, "key_file", c.KeyFile); text != "" {
-			if one.key, err = identity.ParseKey(text); err != nil {
-				t.Report("key_file", "%s: %v", c.KeyFile, err)
-			}
-		}
+		one.key = l.hubKey(t, "key_file", c.KeyFile)
+		one.Key = l.hubKey(t, "login_key_file", c.LoginKeyFile)
 		if text := l.secret(t, "password_file", c.PasswordFile); text != "" {
 			if one.Password, err = pairing.ParsePasswordHash(text); err != nil {
 				t.Report("password_file", "%s: %v: make one with fieldgate device hash-password", c.PasswordFile, err)
@@ -137,6 +143,19 @@ func (l *loader) checkAuth(c *leafConfig) error {
 		return l.keyMissing()
 	}
 	return nil
+}
+
+// hubKey reads a file that holds a key, which is zero if there is none.
+func (l *loader) hubKey(t strict.Table, key, file string) (k identity.Key) {
+	text := l.secret(t, key, file)
+	if text == "" {
+		return k
+	}
+	k, err := identity.ParseKey(text)
+	if err != nil {
+		t.Report(key, "%s: %v", file, err)
+	}
+	return k
 }
 
 // secret reads a file that a key names; "" when there is none or it cannot be

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,9 +73,6 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger) error {
 	log = events.watch(log)
 	for _, w := range cfg.warnings {
 		log.Warn("configuration", "at", w.Place(), "warning", w.Message)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit(len(cfg.leaves)))
 	}
 	hardware := openBoard(&cfg.Board, log.With("part", "board")) // before any other file
 	dir := cfg.Gateway.DataDir
@@ -145,6 +141,7 @@ type assembly struct {
 	uplink  *uplink.Uplink
 	files   *upload.Spool
 	fileHub upload.Hub
+	roster  *roster
 	broker  *broker.Broker
 	drivers []gateway.Driver
 	ways    gateway.Ways // for the drivers
@@ -160,12 +157,18 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g := &assembly{cfg: cfg, log: log, clock: clock, memory: new(memory), board: hardware}
 	keys := identity.NewKeyring(cfg.Hub.Host)
 	table := pairing.NewTable(cfg.Hub.Host, []string{cfg.Gateway.Name}, keys)
-	for _, l := range cfg.leaves {
-		table.Put(l.Leaf)
-	}
 	proofs, err := newProofs(cfg, keys, queue, clock)
 	if err != nil {
 		return nil, err
+	}
+	g.roster = &roster{cfg: cfg, table: table, keys: keys, proofs: proofs, notes: queue, leaves: make(map[string]leaf)}
+	if err := g.proveRemoved(queue); err != nil {
+		return nil, err
+	}
+	for _, l := range cfg.leaves {
+		if err := g.roster.admit(l); err != nil {
+			return nil, err
+		}
 	}
 	g.path = gateway.NewPath(cfg.Path, queue, table, cfg.modules, clock, log.With("part", "path"))
 	transport, err := newTransport(cfg, proofs, keys, clock, log.With("part", "uplink"))
@@ -206,6 +209,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
+	g.roster.broker = g.broker
 	seen := new(sightings)
 	g.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(g.path), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
 	if g.drivers, err = newDrivers(cfg, clock, log); err != nil {
@@ -217,11 +221,29 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.control = control.New(cfg.Control, control.Parts{
 		State: func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Devices: &devices{
-			cfg: cfg, down: g.down, twins: g.twins, proofs: proofs, seen: seen,
+			roster: g.roster, files: leafFiles{cfg.file}, down: g.down, twins: g.twins, proofs: proofs, seen: seen,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
 		},
 	})
 	return g, nil
+}
+
+// proveRemoved lets what removed leaves have left in custody go to the hub. When there
+// is nothing of anybody they are forgotten altogether.
+func (g *assembly) proveRemoved(queue *store.Store) error {
+	files, left := leafFiles{g.cfg.file}, 0
+	for _, lane := range queue.State().Lanes {
+		left += lane.Messages
+	}
+	if left == 0 {
+		return files.forgetRemoved()
+	}
+	for _, l := range files.removed(&g.cfg.tables) {
+		if err := g.roster.prove(l); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // peers returns who answers behind drivers.

@@ -56,6 +56,8 @@ func (r *remote) failed(what string, err error) error {
 		f.code, f.next = exitNotRunning, "start it: systemctl start fieldgate; or name its socket with --socket"
 	case errors.Is(err, control.ErrForbidden):
 		f.code, f.next = exitForbidden, "run it with sudo, or have yourself added to the group"
+	case errors.Is(err, control.ErrConflict):
+		f.code, f.next = exitForbidden, cmp.Or(r.list, "look at what is there")
 	case errors.Is(err, control.ErrNotFound):
 		f.code, f.next = exitNotFound, cmp.Or(r.list, "run: fieldgate store dead-letters list")
 	case errors.Is(err, control.ErrTimedOut):

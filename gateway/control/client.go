@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -83,6 +84,36 @@ func (c *Client) Devices(ctx context.Context) (all []Device, err error) {
 func (c *Client) Device(ctx context.Context, id string) (d Device, err error) {
 	err = c.get(ctx, devicePath(id), &d)
 	return d, err
+}
+
+// AddDevice admits a leaf and returns what it is to be given.
+func (c *Client) AddDevice(ctx context.Context, a Admission) (out Admitted, err error) {
+	err = c.change(ctx, http.MethodPost, "/v1/devices", a, &out)
+	return out, err
+}
+
+// AlterDevice changes a leaf.
+func (c *Client) AlterDevice(ctx context.Context, id string, a Alteration) error {
+	return c.change(ctx, http.MethodPatch, devicePath(id), a, new(Result))
+}
+
+// RemoveDevice forgets a leaf.
+func (c *Client) RemoveDevice(ctx context.Context, id string) error {
+	return c.change(ctx, http.MethodDelete, devicePath(id), nil, new(Result))
+}
+
+// change sends v in JSON and reads the answer into out.
+func (c *Client) change(ctx context.Context, method, path string, v, out any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	body, err := c.do(ctx, method, path, text)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(out)
 }
 
 // Twin returns the twin of a leaf.
@@ -161,6 +192,8 @@ func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.R
 	switch resp.StatusCode {
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%w: %s", ErrForbidden, p.Error)
+	case http.StatusConflict:
+		return nil, fmt.Errorf("%w: %s", ErrConflict, strings.TrimPrefix(p.Error, ErrConflict.Error()+": "))
 	case http.StatusNotFound:
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Error)
 	case http.StatusGatewayTimeout:

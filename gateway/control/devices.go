@@ -19,6 +19,18 @@ type Devices interface {
 	// Devices lists all admitted leaves, in the order of their ids.
 	Devices() []Device
 
+	// Admit adds a leaf, for good. The error wraps ErrConflict if there is one of that
+	// name already.
+	Admit(ctx context.Context, a Admission) (Admitted, error)
+
+	// Alter changes a leaf. The error wraps ErrNotFound or ErrConflict, or says what
+	// went wrong on the way.
+	Alter(ctx context.Context, leaf string, a Alteration) error
+
+	// Dismiss forgets a leaf. When it returns the leaf is out, unless the error says
+	// otherwise; that wraps ErrConflict if it is for the operator to do.
+	Dismiss(ctx context.Context, leaf string) error
+
 	// Call calls a method of a leaf. Errors are those of gateway.DownHandler.
 	Call(ctx context.Context, c *gateway.Call) (*gateway.Reply, error)
 

@@ -29,6 +29,14 @@ func (l *leaves) Devices() []Device {
 	return []Device{{ID: "pump 1/%", State: "connected", Listens: []string{"methods"}}, {ID: "pump-2", State: "away", Listens: []string{}}}
 }
 
+func (l *leaves) Admit(_ context.Context, a Admission) (Admitted, error) {
+	return Admitted{ID: a.ID, Password: "secret"}, l.err
+}
+
+func (l *leaves) Alter(context.Context, string, Alteration) error { return l.err }
+
+func (l *leaves) Dismiss(context.Context, string) error { return l.err }
+
 func (l *leaves) Call(ctx context.Context, c *gateway.Call) (*gateway.Reply, error) {
 	if l.wait {
 		<-ctx.Done()
@@ -70,6 +78,9 @@ func TestWhoMayReachLeaves(t *testing.T) {
 		{"GET", leaf + "/twin", "", reading},
 		{"POST", leaf + "/methods/blink", "{}", changing},
 		{"POST", leaf + "/commands", "{}", changing},
+		{"POST", "/v1/devices", "{}", changing},
+		{"PATCH", leaf, "{}", changing},
+		{"DELETE", leaf, "", changing},
 	} {
 		for _, as := range []access{nothing, reading, changing} {
 			want := http.StatusForbidden
@@ -113,6 +124,14 @@ func TestAnswersAboutLeaves(t *testing.T) {
 		{leaves{}, "POST", leaf + "/commands", `{"body":1}`, 400, "cannot be read"},
 		{leaves{}, "POST", leaf + "/commands", fmt.Sprintf(`{"text":%q}`, strings.Repeat("x", MaxCommand+1)), 413, "a leaf takes"},
 		{leaves{err: gateway.ErrAbsent}, "POST", leaf + "/commands", `{}`, 404, "does not listen for commands"},
+		{leaves{}, "POST", "/v1/devices", `{"id":"x","password":true}`, 200, `{"id":"x","password":"secret"}`},
+		{leaves{}, "POST", "/v1/devices", `{"name":"x"}`, 400, "cannot be read"},
+		{leaves{err: ErrConflict}, "POST", "/v1/devices", `{"id":"x"}`, 409, "conflict"},
+		{leaves{err: ErrConflict}, "DELETE", leaf, "", 409, "conflict"},
+		{leaves{}, "DELETE", "/v1/devices/pump-3", "", 404, "no leaf"},
+		{leaves{}, "PATCH", "/v1/devices/pump-3", "{}", 404, "no leaf"},
+		{leaves{err: ErrNotFound}, "PATCH", leaf, `{"disabled":true}`, 404, "not found"},
+		{leaves{err: errors.New("broken")}, "PATCH", leaf, `{"id":"y"}`, 500, "broken"},
 	} {
 		status, text := ask(t, &c.l, changing, c.method, c.path, c.body)
 		if status != c.status || !strings.Contains(text, c.has) {

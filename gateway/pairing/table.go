@@ -27,6 +27,9 @@ type Leaf struct {
 	// Thumbprints are those of the leaf's certificate, and of its next or former
 	// one. Zero: the leaf cannot log in with a certificate of its own making.
 	Thumbprints [2]Thumbprint
+	// Key signs the leaf's tokens between leaf and gateway, beside its hub key, which
+	// such a leaf need not have. Zero: there is only the hub key.
+	Key identity.Key
 }
 
 // Why a leaf is not let in. Whoever answers the leaf says the same for all of
@@ -203,7 +206,7 @@ func (t *Table) remember(id string, v verdict, match bool) {
 }
 
 // CheckToken returns when the token expires if it is a shared access signature
-// for this leaf, made with its key, and the leaf may connect. While now is not
+// for this leaf, made with one of its keys, and the leaf may connect. While now is not
 // to be trusted the expiry is not judged: the caller does it later, with the
 // expiry returned.
 func (t *Table) CheckToken(id, token string, now gateway.Instant) (expiry time.Time, err error) {
@@ -212,7 +215,10 @@ func (t *Table) CheckToken(id, token string, now gateway.Instant) (expiry time.T
 		return time.Time{}, err
 	}
 	// The signature comes first: without it a stranger learns nothing else.
-	if !parsed.SignedBy(t.keys.Key(id)) || !parsed.Names(id, t.hosts...) {
+	t.mu.RLock()
+	leaf := t.leaves[id]
+	t.mu.RUnlock()
+	if !(parsed.SignedBy(leaf.Key) || parsed.SignedBy(t.keys.Key(id))) || !parsed.Names(id, t.hosts...) {
 		return time.Time{}, ErrCredentials
 	}
 	if !t.Known(id) {

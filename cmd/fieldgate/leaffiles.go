@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/edit"
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
+	"github.com/fieldgate/fieldgate/gateway/control"
+)
+
+// leafSuffix ends the names of the files in leaf.d that the gateway writes itself,
+// one for each leaf. What else is in leaf.d belongs to the operator.
+const leafSuffix = ".leaf.toml"
+
+// removedSuffix is in its place when the leaf is removed, until what it has left in
+// custody is with the hub: its key there is needed till then.
+const removedSuffix = ".leaf.removed"
+
+// newLeaf is a leaf that is to get a file of its own.
+type newLeaf struct {
+	id         string
+	auth       string // "" is the default
+	thumbprint string
+	more       string // tables behind that of the leaf, in TOML
+	// Secrets, each for a file of its own; "" is none.
+	hubKey, loginKey, passwordHash string
+}
+
+// leafFiles is the configuration on flash, as far as leaves are concerned.
+type leafFiles struct{ config string }
+
+// dir is where they are.
+func (f leafFiles) dir() string { return filepath.Join(filepath.Dir(f.config), "leaf.d") }
+
+// add writes the files of a leaf and returns the leaf as the configuration now has
+// it. Its secrets are on flash before it is, and it is there whole or not at all.
+func (f leafFiles) add(n *newLeaf) (leaf, error) {
+	unlock, err := f.lock()
+	if err != nil {
+		return leaf{}, err
+	}
+	defer unlock()
+	if place, err := f.find(n.id); err != nil {
+		return leaf{}, err
+	} else if place != nil {
+		return leaf{}, fmt.Errorf("%w: there is a leaf %q already, in %s", control.ErrConflict, n.id, place.file)
+	}
+	if err := os.MkdirAll(f.dir(), 0o755); err != nil {
+		return leaf{}, err
+	}
+	stem := filepath.Join(f.dir(), freeStem(f.dir(), n.id))
+	var text strings.Builder
+	fmt.Fprintf(&text, "# The gateway wrote this; fieldgate device changes it.\n[[leaf]]\nid = %s\n", edit.Quote(n.id))
+	written := []string{}
+	undo := func(err error) (leaf, error) {
+		for _, name := range written {
+			err = errors.Join(err, os.Remove(name))
+		}
+		return leaf{}, err
+	}
+	for _, s := range []struct{ key, value, suffix string }{
+		{"key_file", n.hubKey, ".hub.key"}, {"login_key_file", n.loginKey, ".login.key"}, {"password_file", n.passwordHash, ".hash"},
+	} {
+		if s.value == "" {
+			continue
+		}
+		name := stem + s.suffix
+		if err := writeNew(name, s.value+"\n", 0o600); err != nil {
+			return undo(err)
+		}
+		written = append(written, name)
+		fmt.Fprintf(&text, "%s = %s\n", s.key, edit.Quote(filepath.Base(name)))
+	}
+	for _, s := range []struct{ key, value string }{{"auth", n.auth}, {"thumbprint", n.thumbprint}} {
+		if s.value != "" {
+			fmt.Fprintf(&text, "%s = %s\n", s.key, edit.Quote(s.value))
+		}
+	}
+	text.WriteString(n.more)
+	file := stem + leafSuffix
+	cfg, err := loadConfigWith(f.config, map[string][]byte{file: []byte(text.String())})
+	if err != nil {
+		return undo(err)
+	}
+	if err := writeNew(file, text.String(), 0o644); err != nil {
+		return undo(err)
+	}
+	return cfg.leaf(n.id)
+}
+
+// set changes a key of a leaf in whatever file it stands; "" takes the key out. It
+// returns the leaf called id as the configuration now has it.
+func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {
+	unlock, err := f.lock()
+	if err != nil {
+		return leaf{}, err
+	}
+	defer unlock()
+	at, err := f.find(leafID)
+	if err != nil {
+		return leaf{}, err
+	} else if at == nil {
+		return leaf{}, fmt.Errorf("%w: no file of the configuration has a leaf %q", control.ErrNotFound, leafID)
+	}
+	old, err := os.ReadFile(at.file)
+	if err != nil {
+		return leaf{}, err
+	}
+	path := append(at.path[:len(at.path)-1:len(at.path)-1], edit.Key(key)...)
+	text, err := edit.Unset(old, path)
+	if value != "" {
+		text, err = edit.Set(old, path, value)
+	}
+	if errors.Is(err, edit.ErrNotSet) {
+		text, err = old, nil
+	}
+	if err != nil {
+		return leaf{}, err
+	}
+	cfg, err := loadConfigWith(f.config, map[string][]byte{at.file: text})
+	if err != nil {
+		return leaf{}, err
+	}
+	if !bytes.Equal(old, text) {
+		if err := replaceFile(at.file, text); err != nil {
+			return leaf{}, err
+		}
+	}
+	return cfg.leaf(id)
+}
+
+// remove removes the file of a leaf. One that the operator has written is the
+// operator's to change.
+func (f leafFiles) remove(id string) error {
+	unlock, err := f.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	at, err := f.find(id)
+	if err != nil || at == nil {
+		return err
+	}
+	stem, ours := strings.CutSuffix(at.file, leafSuffix)
+	if !ours {
+		return fmt.Errorf("%w: %q stands in %s, which the gateway has not written: take its table out there; fieldgate device disable keeps it out till then", control.ErrConflict, id, at.file)
+	}
+	// Somebody may have named it in another file.
+	if _, err := loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
+		return err
+	}
+	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
+		return err
+	}
+	return errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
+}
+
+// removed returns the leaves that are removed and still have to be proven to the hub.
+// One that cannot be read has lost nothing but that.
+func (f leafFiles) removed(t *tables) (all []leaf) {
+	names, _ := filepath.Glob(filepath.Join(f.dir(), "*"+removedSuffix)) // the pattern is right
+	for _, name := range names {
+		l := loader{config: config{tables: *t}, leafAt: make(map[string]strict.Table)}
+		doc, err := l.open(name)
+		if err != nil {
+			continue
+		}
+		var one leafTables
+		doc.Decode(&one)
+		for i := range one.Leaves { // of these only the key at the hub is left
+			delete(one.Leaves[i].Values(), "login_key_file")
+			delete(one.Leaves[i].Values(), "password_file")
+		}
+		l.addLeaves(one.Leaves)
+		if read, err := l.done(); err == nil {
+			all = append(all, read.leaves...)
+		}
+	}
+	return all
+}
+
+// forgetRemoved removes the last of leaves that are removed.
+func (f leafFiles) forgetRemoved() error {
+	names, _ := filepath.Glob(filepath.Join(f.dir(), "*"+removedSuffix))
+	for _, name := range names {
+		if err := removeAny(strings.TrimSuffix(name, removedSuffix)+".hub.key", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAny removes files that may be there.
+func removeAny(names ...string) (err error) {
+	for _, name := range names {
+		if gone := os.Remove(name); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}
+	return err
+}
+
+func (f leafFiles) lock() (unlock func(), err error) { return lockFolder(filepath.Dir(f.config)) }
+
+// find returns the setting that is a leaf's id, nil if there is none.
+func (f leafFiles) find(id string) (*setting, error) {
+	s, err := readSettings(f.config, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range s.all {
+		if one.key != nil && one.key.path == "leaf[].id" && one.value == any(id) {
+			return one, nil
+		}
+	}
+	return nil, nil
+}
+
+// leaf returns a leaf that must be there.
+func (c *config) leaf(id string) (leaf, error) {
+	for _, l := range c.leaves {
+		if l.ID == id {
+			return l, nil
+		}
+	}
+	return leaf{}, fmt.Errorf("%w: the configuration has no leaf %q", control.ErrNotFound, id)
+}
+
+// freeStem makes a name for the files of a leaf, without a suffix. A leaf that was
+// renamed keeps its files.
+func freeStem(dir, id string) string {
+	const most = 100 // far below what file systems take
+	stem := strings.Map(func(c rune) rune {
+		if c == '-' || c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
+			return c
+		}
+		return '_'
+	}, id[:min(len(id), most)])
+	name := stem
+	for i := 2; ; i++ {
+		taken, _ := filepath.Glob(filepath.Join(dir, name+".leaf.*")) // the pattern is right
+		if len(taken) == 0 {
+			return name
+		}
+		name = stem + "." + strconv.Itoa(i)
+	}
+}
+
+// writeNew writes a file that after a power cut is there whole or not at all. One
+// that was left behind is replaced.
+func writeNew(name, text string, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+func syncFolder(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

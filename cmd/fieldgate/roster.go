@@ -1,0 +1,90 @@
+package main
+
+import (
+	"cmp"
+	"maps"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/identity"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
+)
+
+// roster is the leaves that are admitted now. What changes in it counts everywhere
+// at once. Safe for concurrent use.
+type roster struct {
+	cfg    *config
+	table  *pairing.Table
+	keys   *identity.Keyring
+	proofs *identity.Proofs
+	notes  gateway.Notes
+	broker *broker.Broker // nil until there is one; set before the first change
+
+	mu     sync.Mutex
+	leaves map[string]leaf // guarded by mu, by id
+}
+
+// admit lets a leaf in, or replaces what is known of it. A disabled one is known,
+// and put out.
+func (r *roster) admit(l leaf) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.prove(l); err != nil {
+		return err
+	}
+	r.leaves[l.ID] = l
+	r.table.Put(l.Leaf) // last: from now on it may come
+	if l.Disabled && r.broker != nil {
+		r.broker.Expel(l.ID, false)
+	}
+	r.limitMemoryLocked()
+	return nil
+}
+
+// prove sees to it that the leaf can be proven to the hub, admitted or not.
+func (r *roster) prove(l leaf) error {
+	r.proofs.Set(l.ID, cmp.Or(l.auth, identity.AuthKey))
+	if l.auth != identity.AuthKey || !l.key.IsZero() {
+		r.keys.Put(l.ID, l.key)
+		return nil
+	}
+	return addEnrolled(r.cfg, r.keys, r.notes, r.proofs, l.ID)
+}
+
+// dismiss puts a leaf out and forgets it. What it has left in custody still goes to
+// the hub: its proof stays.
+func (r *roster) dismiss(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.leaves, id)
+	r.table.Remove(id)
+	r.broker.Expel(id, true)
+	r.limitMemoryLocked()
+}
+
+// leaf returns what is known of a leaf.
+func (r *roster) leaf(id string) (l leaf, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, known = r.leaves[id]
+	return l, known
+}
+
+// all returns the leaves in the order of their ids.
+func (r *roster) all() []leaf {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := slices.Collect(maps.Values(r.leaves))
+	slices.SortFunc(list, func(a, b leaf) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+func (r *roster) limitMemoryLocked() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit(len(r.leaves)))
+	}
+}

@@ -1,0 +1,118 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+)
+
+// Errors of Devices when leaves are admitted or changed, and of a Client.
+var (
+	// ErrConflict says that what is there stands against it.
+	ErrConflict = errors.New("conflict")
+)
+
+// Admission is a leaf that an operator adds.
+type Admission struct {
+	ID string `json:"id"`
+	// Auth is how it is proven to the hub; "" is what is usual here.
+	Auth string `json:"auth,omitempty"`
+	// HubKey is its key at the hub, Base64. Without it the leaf is enrolled, or has no
+	// identity there.
+	HubKey string `json:"hub_key,omitempty"`
+	// Thumbprint is that of its certificate.
+	Thumbprint string `json:"thumbprint,omitempty"`
+	// Password says that it logs in with a password, to be made up.
+	Password bool `json:"password,omitempty"`
+}
+
+// Admitted is what an added leaf is to be given. It is told once and cannot be asked
+// for again. It prints as "redacted".
+type Admitted struct {
+	ID               string `json:"id"`
+	Password         string `json:"password,omitempty"`
+	ConnectionString string `json:"connection_string,omitempty"` // for a device SDK of the hub's vendor
+}
+
+// String hides the secrets.
+func (Admitted) String() string { return "redacted" }
+
+// GoString hides the secrets.
+func (Admitted) GoString() string { return "redacted" }
+
+// Alteration is what is to change about a leaf; what is not set stays.
+type Alteration struct {
+	ID       string `json:"id,omitempty"` // its new one
+	Disabled *bool  `json:"disabled,omitempty"`
+}
+
+func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
+	var a Admission
+	if !read(w, r, &a) {
+		return
+	}
+	out, err := s.Devices.Admit(r.Context(), a)
+	if err != nil {
+		refuseChange(w, err)
+		return
+	}
+	s.Log.Info("operator added a leaf", "leaf", a.ID)
+	answer(w, out)
+}
+
+func (s *Server) alterDevice(w http.ResponseWriter, r *http.Request) {
+	var a Alteration
+	d, ok := s.device(w, r)
+	if !ok || !read(w, r, &a) {
+		return
+	}
+	if err := s.Devices.Alter(r.Context(), d.ID, a); err != nil {
+		refuseChange(w, err)
+		return
+	}
+	log := s.Log.With("leaf", d.ID)
+	if a.Disabled != nil {
+		log = log.With("disabled", *a.Disabled)
+	}
+	if a.ID != "" {
+		log = log.With("name", a.ID)
+	}
+	log.Info("operator changed a leaf")
+	answer(w, Result{Count: 1})
+}
+
+func (s *Server) removeDevice(w http.ResponseWriter, r *http.Request) {
+	d, ok := s.device(w, r)
+	if !ok {
+		return
+	}
+	if err := s.Devices.Dismiss(r.Context(), d.ID); err != nil {
+		refuseChange(w, err)
+		return
+	}
+	s.Log.Warn("operator removed a leaf", "leaf", d.ID)
+	answer(w, Result{Count: 1})
+}
+
+// read reads a request in JSON; it answers if it cannot.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		refuse(w, http.StatusBadRequest, "the request cannot be read: %v", err)
+		return false
+	}
+	return true
+}
+
+// refuseChange says why a change could not be made.
+func refuseChange(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, ErrConflict):
+		code = http.StatusConflict
+	case errors.Is(err, ErrNotFound):
+		code = http.StatusNotFound
+	}
+	refuse(w, code, "%v", err)
+}

@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/site"
+)
+
+// enrolling is a site whose gateway enrols leaves through the provisioning service.
+// The gateway is not started.
+func enrolling(t *testing.T, s *site.Site) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.HubDir(), "hub.json"))
+	must(t, err)
+	var info hubsim.Info
+	must(t, json.Unmarshal(text, &info))
+	must(t, os.WriteFile(filepath.Join(s.Dir(), "gateway", "group.key"), []byte(info.DPS.GroupKey), 0o600))
+	f, err := os.OpenFile(s.ConfigFile(), os.O_APPEND|os.O_WRONLY, 0)
+	must(t, err)
+	_, err = fmt.Fprintf(f, "\n[enrol]\nby = \"dps\"\nhost = \"127.0.0.1:%d\"\nid_scope = %q\ngroup_key_file = \"group.key\"\n", info.HTTPSPort, info.DPS.IDScope)
+	must(t, err)
+	must(t, f.Close())
+}
+
+// A leaf is added while the hub is away, and prints what a stock SDK needs: the SDK's
+// messages wait on flash, also over kill -9, and arrive under the leaf's own name
+// when the gateway has enrolled it.
+func TestAddedLeafWithStockSDK(t *testing.T) {
+	t.Parallel()
+	node, scripts := nodeScripts(t)
+	ctx := testContext(t, 2*patience)
+	s := newSite(ctx, t, site.Plan{})
+	enrolling(t, s)
+	must(t, s.StartGateway(ctx))
+	must(t, s.Cut(ctx))
+	c := &terminal{t, ctx, s}
+	line := strings.TrimSpace(c.gets(0, "device", "add", "node-leaf", "--print-connection-string"))
+	if !regexp.MustCompile(`^HostName=.+;DeviceId=node-leaf;SharedAccessKey=.+=;GatewayHostName=localhost$`).MatchString(line) {
+		t.Fatalf("the connection string is %q", line)
+	}
+	_, port, _ := strings.Cut(s.Broker(), ":")
+	const count = 3
+	leaf := exec.CommandContext(ctx, node, filepath.Join(scripts, "gateway-leaf.js"), line+":"+port, s.CAFile(), strconv.Itoa(count))
+	if out, err := leaf.CombinedOutput(); err != nil {
+		t.Fatalf("the SDK's leaf: %v\n%s", err, out)
+	}
+	c.gets(0, "device", "remove", "node-leaf") // what it has handed over stays
+	s.Gateway().Kill()
+	must(t, s.StartGateway(ctx))
+	if out := c.gets(0, "device", "list"); strings.Contains(out, "node-leaf") {
+		t.Errorf("a removed leaf is back: %s", out)
+	}
+	c.gets(0, "device", "add", "node-leaf")
+	must(t, s.Restore(ctx))
+	for _, e := range awaitEvents(ctx, t, s, count) {
+		if e.Device != "node-leaf" {
+			t.Errorf("an event arrives as %q's", e.Device)
+		}
+	}
+	c.gets(9, "device", "add", "node-leaf")
+	if names, _ := filepath.Glob(s.Dir() + "/gateway/leaf.d/*.removed"); len(names) != 1 {
+		t.Errorf("removed leaves on flash: %q", names)
+	}
+	must(t, s.Await(ctx, "nothing to be left", func() bool {
+		return metric(ctx, s, "fieldgate_store_messages") == 0
+	}))
+	s.Gateway().Kill()
+	must(t, s.StartGateway(ctx))
+	if names, _ := filepath.Glob(s.Dir() + "/gateway/leaf.d/*.removed"); len(names) != 0 {
+		t.Errorf("removed leaves are not forgotten: %q", names)
+	}
+}
+
+// A leaf that is disabled or removed is out at once, and cannot come back.
+func TestLeafIsPutOut(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 2*patience)
+	s := newSite(ctx, t, site.Plan{Leaves: []site.Device{{ID: "by-hand", Kind: site.MQTT3}}})
+	enrolling(t, s)
+	must(t, s.StartGateway(ctx))
+	c := &terminal{t, ctx, s}
+	added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", "sensor", "--password", "--output", "json"))
+	trust, err := site.Trust(s.CAFile())
+	must(t, err)
+	lost := make(chan string, 8)
+	connect := func(id, password string) error {
+		o := mqtt.NewClientOptions().AddBroker("ssl://" + s.Broker()).SetClientID(id).SetUsername(id).SetPassword(password).
+			SetTLSConfig(trust).SetAutoReconnect(false).SetCleanSession(false).
+			SetConnectionLostHandler(func(mqtt.Client, error) { lost <- id })
+		client := mqtt.NewClient(o)
+		t.Cleanup(func() { client.Disconnect(0) })
+		token := client.Connect()
+		token.WaitTimeout(patience)
+		return token.Error()
+	}
+	out := func(id, password string, how ...string) {
+		t.Helper()
+		must(t, connect(id, password))
+		c.gets(0, how...)
+		select {
+		case who := <-lost:
+			if who != id {
+				t.Errorf("%v: %s is out, want %s", how, who, id)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%v: %s is still connected", how, id)
+		}
+		if connect(id, password) == nil {
+			t.Errorf("%v: %s is back", how, id)
+		}
+	}
+	out("by-hand", site.Password("by-hand"), "device", "disable", "by-hand")
+	out("sensor", added.Password, "device", "disable", "sensor")
+	c.gets(0, "device", "enable", "sensor")
+	out("sensor", added.Password, "device", "rename", "sensor", "sensor-2")
+	out("sensor-2", added.Password, "device", "remove", "sensor-2")
+	c.gets(0, "device", "add", "sensor-2", "--password")
+	if connect("sensor-2", added.Password) == nil {
+		t.Error("the password of a removed leaf is good for the next one of its name")
+	}
+}
