@@ -120,17 +120,13 @@ func (x *fieldLeaf) serve(m *mqttsn.Message) {
 }
 
 // run connects, subscribes and publishes so many messages, then listens until stop
-// is closed.
+// is closed. The gateway gives up a leaf whose acknowledgements it does not hear, so
+// the leaf asks now and then whether it still counts, as the specification wants of
+// it, and comes again when it does not.
 func (x *fieldLeaf) run(count int, stop <-chan struct{}) {
 	id := uint16(0)
 	for n := 0; n < count; {
-		if !x.ask(&mqttsn.Message{Type: mqttsn.Connect, Protocol: mqttsn.Protocol, Duration: 600, Text: []byte(x.id)},
-			func(m *mqttsn.Message) bool { return m.Type == mqttsn.ConnAck && m.Code == mqttsn.Accepted }) {
-			continue
-		}
-		id++
-		if !x.ask(&mqttsn.Message{Type: mqttsn.Subscribe, MessageID: id, Flags: mqttsn.Flags{QoS: 1}, Named: true, Text: []byte("leaf/" + x.id + "/command/+")},
-			func(m *mqttsn.Message) bool { return m.Type == mqttsn.SubAck && m.MessageID == id }) {
+		if !x.join(&id) {
 			continue
 		}
 		for ; n < count; n++ {
@@ -147,14 +143,31 @@ func (x *fieldLeaf) run(count int, stop <-chan struct{}) {
 			x.acked = append(x.acked, body)
 		}
 	}
-	for {
+	ping := time.NewTicker(time.Minute)
+	defer ping.Stop()
+	for joined := true; ; {
 		select {
 		case m := <-x.in:
 			x.serve(m)
+			joined = joined && m.Type != mqttsn.Disconnect
+		case <-ping.C:
+			joined = joined && x.ask(&mqttsn.Message{Type: mqttsn.PingReq}, func(m *mqttsn.Message) bool { return m.Type == mqttsn.PingResp })
+			joined = joined || x.join(&id)
 		case <-stop:
 			return
 		}
 	}
+}
+
+// join connects and subscribes, false when that is not answered.
+func (x *fieldLeaf) join(id *uint16) bool {
+	if !x.ask(&mqttsn.Message{Type: mqttsn.Connect, Protocol: mqttsn.Protocol, Duration: 600, Text: []byte(x.id)},
+		func(m *mqttsn.Message) bool { return m.Type == mqttsn.ConnAck && m.Code == mqttsn.Accepted }) {
+		return false
+	}
+	*id++
+	return x.ask(&mqttsn.Message{Type: mqttsn.Subscribe, MessageID: *id, Flags: mqttsn.Flags{QoS: 1}, Named: true, Text: []byte("leaf/" + x.id + "/command/+")},
+		func(m *mqttsn.Message) bool { return m.Type == mqttsn.SubAck && m.MessageID == *id })
 }
 
 // A hundred leaves on one line that loses one frame in seven, both ways, garbles as
