@@ -116,16 +116,22 @@ func (l *leaf) load(text []byte) error {
 // version is that of the desired section of the copy.
 func (l *leaf) version() int64 { return versionOf(l.desired) }
 
-// readLocked takes a twin that the hub has sent. before was the version when it
-// was asked for: a change that came meanwhile is newer.
-func (l *leaf) readLocked(document object, before int64, now gateway.Instant) {
+// versions are those of both sections of a copy.
+type versions struct{ desired, reported int64 }
+
+func (l *leaf) versions() versions { return versions{versionOf(l.desired), versionOf(l.reported)} }
+
+// readLocked takes a twin that the hub has sent. before were the versions when it
+// was asked for: what came meanwhile, as a change, an answer to a patch or a later
+// read that was answered first, is newer.
+func (l *leaf) readLocked(document object, before versions, now gateway.Instant) {
 	desired, _ := document["desired"].(object)
 	reported, _ := document["reported"].(object)
 	if desired == nil {
 		desired = object{}
 	}
-	if l.version() == before || versionOf(desired) > l.version() {
-		if l.desired == nil || versionOf(desired) != l.version() || versionOf(reported) != versionOf(l.reported) {
+	if l.version() == before.desired || versionOf(desired) > l.version() {
+		if l.desired == nil || versionOf(desired) != l.version() {
 			l.changed = true
 		}
 		if versionOf(l.told) == versionOf(desired) && l.told != nil {
@@ -136,7 +142,12 @@ func (l *leaf) readLocked(document object, before int64, now gateway.Instant) {
 		}
 		l.desired = desired
 	}
-	l.reported = reported
+	if known := versionOf(l.reported); known == before.reported || versionOf(reported) > known {
+		if versionOf(reported) != known {
+			l.changed = true
+		}
+		l.reported = reported
+	}
 	l.read = now
 }
 

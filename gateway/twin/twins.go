@@ -173,7 +173,7 @@ func since(then, now gateway.Instant) time.Duration {
 // fetch reads the twin from the hub into the copy.
 func (t *Twins) fetch(ctx context.Context, id string) error {
 	t.mu.Lock()
-	before := t.leafLocked(id).version()
+	before := t.leafLocked(id).versions()
 	up := t.linkUp
 	t.mu.Unlock()
 	if !up {

@@ -76,9 +76,10 @@ type hubTwin struct {
 	mu       sync.Mutex
 	desired  object
 	reported object
-	silent   bool  // requests are not answered, and not seen
-	lost     bool  // requests are done, and their answers lost
-	refuse   error // to patches
+	silent   bool          // requests are not answered, and not seen
+	lost     bool          // requests are done, and their answers lost
+	late     time.Duration // answers to reads are so long on their way
+	refuse   error         // to patches
 	patches  []string
 	cut      chan struct{} // closed when the connection is lost
 }
@@ -131,8 +132,10 @@ func (h *hubTwin) GetTwin(ctx context.Context, _ string) ([]byte, error) {
 		return nil, err
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return format(object{"desired": h.desired, "reported": h.reported}), nil
+	text, late := format(object{"desired": h.desired, "reported": h.reported}), h.late
+	h.mu.Unlock()
+	time.Sleep(late)
+	return text, nil
 }
 
 func (h *hubTwin) PatchReported(ctx context.Context, _ string, text []byte) (int64, error) {
@@ -394,6 +397,23 @@ func TestReportWithTheHub(t *testing.T) {
 		if got := b.answers(); !strings.HasSuffix(got, "too large") {
 			t.Errorf("refused by the hub: got %s", got)
 		}
+	})
+}
+
+// An answer that was long on its way does not take back what the hub took since.
+func TestALateReadChangesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.LinkUp()
+		b.hub.set(func() { b.hub.late = time.Second })
+		var old sync.WaitGroup
+		old.Go(func() { b.twin() })
+		time.Sleep(100 * time.Millisecond)
+		b.hub.set(func() { b.hub.late = 0 })
+		b.report(`{"a":1}`)
+		time.Sleep(100 * time.Millisecond)
+		old.Wait()
+		b.LinkDown()
+		want(t, "the copy", b.twin(), `{"desired":{"$version":1},"reported":{"$version":2,"a":1}} 0s`)
 	})
 }
 
