@@ -118,18 +118,19 @@ func (p *Path) feedLane(l Lane) (more bool, err error) {
 	waiting := p.store.Unread(l) > 0
 	var count, size int
 	if waiting {
+		p.budget.cfg = p.cfg.Load()
 		count, size = p.budget.left(p.clock(), time.Now())
 	}
 	p.mu.Lock()
 	p.giveBackLocked()
 	// Half of the staging bound is left for the lanes with priority and for
 	// live messages of lanes without a backlog.
-	room := int64(p.cfg.StagedBytes)/2 - p.held
+	room := int64(p.cfg.Load().StagedBytes)/2 - p.held
 	if l == LaneAlarm {
-		room = int64(p.cfg.StagedBytes) - p.held
+		room = int64(p.cfg.Load().StagedBytes) - p.held
 	}
-	if c := &p.cfg.Lanes[l]; c.LiveFirst { // its share of memory, however much is live
-		room = max(room, int64(p.cfg.StagedBytes)/2*int64(c.BackfillShare)/100-lane.heldBack)
+	if c := &p.cfg.Load().Lanes[l]; c.LiveFirst { // its share of memory, however much is live
+		room = max(room, int64(p.cfg.Load().StagedBytes)/2*int64(c.BackfillShare)/100-lane.heldBack)
 	}
 	if !p.linkUp || lane.holdup > 0 || room <= 0 || p.store.Unread(l) == 0 {
 		p.mu.Unlock()

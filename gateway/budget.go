@@ -19,8 +19,8 @@ var errBudget = errors.New("backfill budget is used up for now")
 // of it may be lost to the day. While the clock cannot be trusted no day begins:
 // what is left of the last one known is all there is.
 type budget struct {
-	cfg   *Config
-	notes Notes // nil: the day is not kept
+	cfg   *Config // that of the path, as it was when the lane was looked at
+	notes Notes   // nil: the day is not kept
 	log   *slog.Logger
 
 	second purse

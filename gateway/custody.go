@@ -136,7 +136,7 @@ func (p *Path) flowLocked(leaf string, l Lane) *flow {
 // backlogFlowLocked returns the flow for what is read back from flash.
 func (p *Path) backlogFlowLocked(leaf string, l Lane) *flow {
 	live := p.flowLocked(leaf, l)
-	if !p.cfg.Lanes[l].LiveFirst {
+	if !p.cfg.Load().Lanes[l].LiveFirst {
 		return live
 	}
 	s := live.sender
@@ -372,7 +372,7 @@ func (p *Path) refuseBehindLocked(e *entry, err error, out *answers) {
 // nothing behind the entry is on flash already.
 func (p *Path) mayStageLocked(e *entry) bool {
 	if !p.linkUp || p.closing || e.flow.sender.parked || e.seq <= e.flow.refused ||
-		p.cfg.Lanes[e.flow.lane].Custody == CustodyDisk || p.mustQueueLocked(e.flow.lane) {
+		p.cfg.Load().Lanes[e.flow.lane].Custody == CustodyDisk || p.mustQueueLocked(e.flow.lane) {
 		return false
 	}
 	i := slices.Index(e.flow.entries, e)
@@ -462,10 +462,10 @@ func (p *Path) evictLocked(f *flow, from int, state StoredState) {
 
 // roomLocked wakes those whom the bound keeps waiting.
 func (p *Path) roomLocked() {
-	if p.held <= 2*int64(p.cfg.StagedBytes) {
+	if p.held <= 2*int64(p.cfg.Load().StagedBytes) {
 		p.room.Broadcast()
 	}
-	if p.held <= int64(p.cfg.StagedBytes) { // the alarm lane's backlog may use all of it
+	if p.held <= int64(p.cfg.Load().StagedBytes) { // the alarm lane's backlog may use all of it
 		signal(p.feedC)
 	}
 }

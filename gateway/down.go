@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -156,7 +157,7 @@ type Downward interface {
 
 // Down is the way down. Safe for concurrent use.
 type Down struct {
-	first DownHandler // the last module, or the end of the way itself
+	first atomic.Pointer[DownHandler] // the last module, or the end of the way itself
 	notes Notes
 	clock Clock
 	log   *slog.Logger
@@ -187,16 +188,23 @@ type attending struct {
 // NewDown joins the way down. It reads from notes which commands leaves have had.
 func NewDown(modules []Module, notes Notes, clock Clock, log *slog.Logger) (*Down, error) {
 	d := &Down{notes: notes, clock: clock, log: log, leaves: make(map[string]*audience), news: make(chan struct{}, 1)}
-	d.first = ends{d}
-	for _, m := range modules {
-		if m, ok := m.(DownModule); ok {
-			d.first = m.WrapDown(d.first)
-		}
-	}
+	d.SetModules(modules)
 	if err := d.recall(); err != nil {
 		return nil, fmt.Errorf("cannot read what leaves have been told: %w", err)
 	}
 	return d, nil
+}
+
+// SetModules puts others in the place of the modules. What is in one of the former
+// goes on through these.
+func (d *Down) SetModules(modules []Module) {
+	first := DownHandler(ends{d})
+	for _, m := range modules {
+		if m, ok := m.(DownModule); ok {
+			first = m.WrapDown(first)
+		}
+	}
+	d.first.Store(&first)
 }
 
 // Run waits until ctx ends and then until everything that was to be noted is.
@@ -208,14 +216,16 @@ func (d *Down) Run(ctx context.Context) error {
 }
 
 // Command is step 3 for a command.
-func (d *Down) Command(c *Command, answer func(Verdict)) { d.first.Command(c, answer) }
+func (d *Down) Command(c *Command, answer func(Verdict)) { (*d.first.Load()).Command(c, answer) }
 
 // Call is step 3 for a direct method.
-func (d *Down) Call(ctx context.Context, c *Call) (*Reply, error) { return d.first.Call(ctx, c) }
+func (d *Down) Call(ctx context.Context, c *Call) (*Reply, error) {
+	return (*d.first.Load()).Call(ctx, c)
+}
 
 // Desired is step 3 for a change of desired properties.
 func (d *Down) Desired(leaf string, patch []byte, version int64, heard func()) {
-	d.first.Desired(leaf, patch, version, heard)
+	(*d.first.Load()).Desired(leaf, patch, version, heard)
 }
 
 // ends is step 4: behind the modules.

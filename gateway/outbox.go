@@ -145,7 +145,7 @@ func (p *Path) nextLocked(f *flow) *entry {
 	for f.next < len(f.entries) {
 		e := f.entries[f.next]
 		if !e.gone {
-			if e.storage != stored && p.cfg.Lanes[f.lane].Custody == CustodyDisk {
+			if e.storage != stored && p.cfg.Load().Lanes[f.lane].Custody == CustodyDisk {
 				return nil
 			}
 			return e
@@ -243,11 +243,11 @@ func (p *Path) shareLocked(s *sender, l Lane, f *flow) {
 	back := s.flows[2*l+1]
 	switch {
 	case f.live != nil:
-		s.share[l] = max(0, s.share[l]+p.cfg.Lanes[l].BackfillShare-100)
+		s.share[l] = max(0, s.share[l]+p.cfg.Load().Lanes[l].BackfillShare-100)
 	case back == nil || p.nextLocked(back) == nil:
 		s.share[l] = 0
 	default:
-		s.share[l] += p.cfg.Lanes[l].BackfillShare
+		s.share[l] += p.cfg.Load().Lanes[l].BackfillShare
 	}
 }
 
@@ -257,7 +257,7 @@ func (p *Path) expired(m *Message, now Instant) bool {
 	if now.Quality == Synced && !m.System.Expiry.IsZero() && now.Wall.After(m.System.Expiry) {
 		return true
 	}
-	ttl := p.cfg.Lanes[m.Lane].TTL.D()
+	ttl := p.cfg.Load().Lanes[m.Lane].TTL.D()
 	if ttl == 0 {
 		return false
 	}
@@ -339,6 +339,20 @@ func (p *Path) countDropLocked(f *flow, m *Message, why DropReason) {
 // parkPause is the pause from which on a leaf's messages do not wait in memory:
 // long against the way to flash, short against a budget that others need.
 const parkPause = time.Second
+
+// EndPauses ends the pauses for which Recall has asked, of all leaves: what kept the
+// hub from taking them may have changed.
+func (p *Path) EndPauses() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.senders {
+		if s.place == paused {
+			s.place = idle
+			p.unparkLocked(s)
+			p.offerLocked(s)
+		}
+	}
+}
 
 // Recall is described at Outbox.
 func (p *Path) Recall(leaf string, pause time.Duration, refused bool) {

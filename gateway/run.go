@@ -76,7 +76,7 @@ func (p *Path) tick(now time.Time) (next time.Time) {
 			next = due
 		}
 	}
-	scarce := p.held >= int64(p.cfg.StagedBytes)/2 // from there on no backlog is read
+	scarce := p.held >= int64(p.cfg.Load().StagedBytes)/2 // from there on no backlog is read
 	for _, s := range p.senders {
 		switch {
 		case s.place == paused && !now.Before(s.until):
@@ -102,7 +102,7 @@ func (p *Path) tick(now time.Time) (next time.Time) {
 // time, and returns when the next is due.
 func (p *Path) spillDueLocked(l Lane, now time.Time) time.Time {
 	lane := &p.lanes[l]
-	after := p.cfg.Lanes[l].SpillAfter.D()
+	after := p.cfg.Load().Lanes[l].SpillAfter.D()
 	i := 0
 	for ; i < len(lane.waiting); i++ {
 		e := lane.waiting[i]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway/failpoint"
@@ -34,12 +35,12 @@ type Leaves interface {
 // that drivers and broker are given and the Outbox that the uplink is given.
 // Safe for concurrent use.
 type Path struct {
-	cfg    Config
+	cfg    atomic.Pointer[Config] // see Configure
 	store  Store
 	leaves Leaves
 	clock  Clock
 	log    *slog.Logger
-	first  Handler // the first module, or custody itself
+	first  atomic.Pointer[Handler] // the first module, or custody itself
 
 	start  uint32 // of this gateway, see Store.Start
 	budget budget // belongs to feed
@@ -83,7 +84,7 @@ type lane struct {
 // valid.
 func NewPath(cfg Config, store Store, leaves Leaves, modules []Module, clock Clock, log *slog.Logger) *Path {
 	p := &Path{
-		cfg: cfg, store: store, leaves: leaves, clock: clock, log: log,
+		store: store, leaves: leaves, clock: clock, log: log,
 		senders: make(map[string]*sender),
 		counts:  counts{rejected: make(map[string]int64), dropped: make(map[DropReason]int64)},
 		readyC:  make(chan struct{}, 1),
@@ -92,7 +93,8 @@ func NewPath(cfg Config, store Store, leaves Leaves, modules []Module, clock Clo
 		idleC:   make(chan struct{}, 1),
 	}
 	p.room.L = &p.mu
-	p.budget = budget{cfg: &p.cfg, log: log}
+	p.cfg.Store(&cfg)
+	p.budget = budget{cfg: &cfg, log: log}
 	p.budget.notes, _ = store.(Notes)
 	store.OnGiveUp(p.gaveUp)
 	start, installation := store.Start()
@@ -100,11 +102,30 @@ func NewPath(cfg Config, store Store, leaves Leaves, modules []Module, clock Clo
 	for l := range p.lanes {
 		p.lanes[l].idPrefix = fmt.Sprintf("fg-%s-%d-%s-", installation, start, Lane(l))
 	}
-	p.first = HandlerFunc(p.take)
-	for i := len(modules) - 1; i >= 0; i-- {
-		p.first = modules[i].Wrap(p.first)
-	}
+	p.SetModules(modules)
 	return p
+}
+
+// Configure changes the configuration, which must be valid, while messages pass. A
+// lane's Custody and LiveFirst must stay as they were: the order of what is under
+// way was made for them.
+func (p *Path) Configure(cfg Config) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg.Store(&cfg)
+	p.roomLocked()
+	signal(p.feedC)
+	signal(p.timeC)
+}
+
+// SetModules puts others in the place of the modules. A message that is in one of
+// the former goes on through these.
+func (p *Path) SetModules(modules []Module) {
+	first := Handler(HandlerFunc(p.take))
+	for i := len(modules) - 1; i >= 0; i-- {
+		first = modules[i].Wrap(first)
+	}
+	p.first.Store(&first)
 }
 
 // Handle is the door: see Handler.
@@ -116,7 +137,7 @@ func (p *Path) Handle(ctx context.Context, m *Message, done Done) {
 		done(err)
 		return
 	}
-	p.first.Handle(ctx, m, done)
+	(*p.first.Load()).Handle(ctx, m, done)
 }
 
 // admit is step 1.
@@ -127,8 +148,8 @@ func (p *Path) admit(m *Message) error {
 	if m.Lane >= Lanes {
 		return fmt.Errorf("lane %d does not exist", m.Lane)
 	}
-	if size := m.hubSize(); size > int(p.cfg.MaxMessage) {
-		return fmt.Errorf("%d bytes of at most %d: %w", size, int(p.cfg.MaxMessage), ErrTooLarge)
+	if size := m.hubSize(); size > int(p.cfg.Load().MaxMessage) {
+		return fmt.Errorf("%d bytes of at most %d: %w", size, int(p.cfg.Load().MaxMessage), ErrTooLarge)
 	}
 	// Refused on its way to flash it would take those behind it along.
 	if size := m.Size(); size > MaxStored {
@@ -179,7 +200,7 @@ func (p *Path) take(ctx context.Context, m *Message, done Done) {
 // waitForRoomLocked is the backpressure: twice the staging bound is what memory
 // may hold at all, with commits under way included.
 func (p *Path) waitForRoomLocked(ctx context.Context) error {
-	if p.held > 2*int64(p.cfg.StagedBytes) && !p.closing {
+	if p.held > 2*int64(p.cfg.Load().StagedBytes) && !p.closing {
 		stop := context.AfterFunc(ctx, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -187,7 +208,7 @@ func (p *Path) waitForRoomLocked(ctx context.Context) error {
 		})
 		defer stop()
 	}
-	for p.held > 2*int64(p.cfg.StagedBytes) && !p.closing && ctx.Err() == nil {
+	for p.held > 2*int64(p.cfg.Load().StagedBytes) && !p.closing && ctx.Err() == nil {
 		p.room.Wait()
 	}
 	switch {
@@ -221,9 +242,9 @@ func (p *Path) placeLocked(f *flow) (state StoredState, store bool) {
 	switch {
 	case f.sender.parked:
 		return Parked, true
-	case !p.linkUp, p.mustQueueLocked(f.lane), p.held > int64(p.cfg.StagedBytes):
+	case !p.linkUp, p.mustQueueLocked(f.lane), p.held > int64(p.cfg.Load().StagedBytes):
 		return Unread, true
-	case p.cfg.Lanes[f.lane].Custody == CustodyDisk:
+	case p.cfg.Load().Lanes[f.lane].Custody == CustodyDisk:
 		return Out, true
 	}
 	return 0, false
@@ -233,6 +254,6 @@ func (p *Path) placeLocked(f *flow) (state StoredState, store bool) {
 // hub before any new one.
 func (p *Path) mustQueueLocked(l Lane) bool {
 	lane := &p.lanes[l]
-	return !p.cfg.Lanes[l].LiveFirst &&
+	return !p.cfg.Load().Lanes[l].LiveFirst &&
 		(lane.pending > 0 || lane.holdup > 0 || lane.reading || p.store.Unread(l) > 0)
 }

@@ -108,6 +108,8 @@ type logConfig struct {
 type config struct {
 	tables
 	file     string
+	says     *settings         // see loadRunning
+	prints   map[string]string // the same
 	leaves   []leaf
 	enrolKey identity.Key
 	ownKey   identity.Key // of the gateway's own device
@@ -205,6 +207,31 @@ func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
 	}
 	l.addModules(l.Modules)
 	return l.done()
+}
+
+// loadRunning is loadConfigWith for a configuration that is to run: it also keeps what
+// is needed to tell later what has changed.
+func loadRunning(file string, texts map[string][]byte) (*config, error) {
+	c, err := loadConfigWith(file, texts)
+	if err != nil {
+		return nil, err
+	}
+	if c.says, err = readSettingsWith(file, true, texts); err != nil {
+		return nil, err
+	}
+	c.prints = printsOf(c)
+	return c, nil
+}
+
+// folder is where the configuration is.
+func (c *config) folder() string { return filepath.Dir(c.file) }
+
+// resolve returns the path of a file as seen from there.
+func (c *config) resolve(file string) string {
+	if filepath.IsAbs(file) || file == "" {
+		return file
+	}
+	return filepath.Join(c.folder(), file)
 }
 
 // loader is a configuration in the making.

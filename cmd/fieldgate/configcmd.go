@@ -65,10 +65,9 @@ func listKeysCommand(std streams) *cobra.Command {
 		Long: `Lists every key that a configuration can have, or those of one table, with what
 it takes and its default; --doc says what each one means.
 
-CHANGE is what a change of the key needs before it counts: "live" nothing,
-"reconnect" that the connection or port is opened anew, "restart" that the daemon
-starts again. The daemon cannot read its configuration anew yet: until it can,
-every change needs a restart. DATA is "secret" for keys whose value is never shown.`,
+CHANGE is what happens when a changed key is taken over: "live" nothing is
+interrupted, "reconnect" the connection to the hub is replaced while leaves stay,
+"restart" it counts only when the daemon starts again. DATA is "secret" for keys whose value is never shown.`,
 		Example: "  fieldgate config list\n  fieldgate config list hub --doc\n  fieldgate config list --output json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

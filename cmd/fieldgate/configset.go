@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -16,8 +17,13 @@ import (
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/edit"
 )
 
-// restartHint is what makes a change count.
-const restartHint = "it counts when the gateway starts again: systemctl restart fieldgate"
+// countsHint says what makes changes count.
+func countsHint(all []differing) string {
+	if slices.ContainsFunc(all, func(d differing) bool { return d.Change == changeRestart }) {
+		return "it counts when the gateway starts again: systemctl restart fieldgate"
+	}
+	return "it counts when the gateway is told: systemctl reload fieldgate"
+}
 
 func setKeyCommand(std streams) *cobra.Command {
 	var l local
@@ -188,7 +194,7 @@ func (l *local) report(out io.Writer, before *settings, file string) error {
 	for _, d := range all {
 		fmt.Fprintf(out, "%s = %s, was %s\n", d.Key, differingValue(d.To), differingValue(d.From))
 	}
-	fmt.Fprintf(out, "written to %s; %s\n", file, restartHint)
+	fmt.Fprintf(out, "written to %s; %s\n", file, countsHint(all))
 	return nil
 }
 

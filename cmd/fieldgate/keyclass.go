@@ -5,31 +5,39 @@ import "strings"
 // What a change of a key needs before it counts.
 const (
 	changeLive      = "live"      // nothing: it counts at once
-	changeReconnect = "reconnect" // the connection or port that it is about is opened anew
+	changeReconnect = "reconnect" // the connection to the hub is replaced; leaves stay
 	changeRestart   = "restart"   // the daemon starts again
 )
 
 // changes says what a change needs, by key or by the tables around it; what is
 // nearest to the key counts.
 var changes = map[string]string{
-	"":                     changeRestart,
-	"hub":                  changeReconnect,
-	"uplink":               changeReconnect,
-	"enrol":                changeReconnect,
-	"broker":               changeLive,
-	"broker.listener[]":    changeReconnect,
-	"broker.max_keepalive": changeReconnect,
-	"twin":                 changeLive,
-	"upload":               changeLive,
-	"upload.max_bytes":     changeRestart,
-	"path":                 changeLive,
-	"lane":                 changeLive,
-	"log.level":            changeLive,
-	"leaf[]":               changeLive,
-	"map[]":                changeLive,
-	"module[]":             changeLive,
-	"serial[]":             changeReconnect,
-	"ble":                  changeReconnect,
+	"":                             changeRestart,
+	"hub":                          changeReconnect,
+	"hub.profile":                  changeRestart, // these say who everybody is, and to whom
+	"hub.host":                     changeRestart,
+	"hub.transport":                changeRestart,
+	"hub.device_id":                changeRestart,
+	"uplink":                       changeReconnect,
+	"broker":                       changeLive,
+	"broker.max_inflight_messages": changeRestart, // the MQTT server is made with it
+	"broker.listener[]":            changeRestart,
+	"broker.listener[].cert_file":  changeLive,
+	"broker.listener[].key_file":   changeLive,
+	"twin":                         changeLive,
+	"upload":                       changeLive,
+	"path":                         changeLive,
+	"lane":                         changeLive,
+	"lane.alarm.custody":           changeRestart, // the order of what is under way was made for these
+	"lane.alarm.live_first":        changeRestart,
+	"lane.telemetry.custody":       changeRestart,
+	"lane.telemetry.live_first":    changeRestart,
+	"log.level":                    changeLive,
+	"leaf[]":                       changeLive,
+	"leaf[].key_file":              changeReconnect,
+	"leaf[].auth":                  changeReconnect,
+	"map[]":                        changeLive,
+	"module[]":                     changeLive,
 }
 
 // secrets are the keys that can hold a secret themselves. All others name at most a

@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,6 @@ import (
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
-	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
@@ -43,23 +43,29 @@ func runCommand(std streams) *cobra.Command {
 		Short: "Be the gateway, until SIGTERM",
 		Long: `Runs the gateway in the foreground. It ends with 0 after SIGTERM or SIGINT, when
 everything it answers for is settled or on flash; with 78 if the configuration
-has mistakes; with 1 if it cannot go on.`,
+has mistakes; with 1 if it cannot go on. SIGHUP makes it take over a configuration
+that has changed, if that needs no restart: see "fieldgate config list".`,
 		Example: "  fieldgate run --config /etc/fieldgate/fieldgate.toml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(file)
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP) // from the first moment: one that comes early must not be the end
+			defer signal.Stop(hup)
+			cfg, err := loadRunning(file, nil)
 			if err != nil {
 				return configFailure(file, err, exitExConfig, "mend it, then check it: fieldgate config validate "+file)
 			}
-			return runGateway(cmd.Context(), cfg, newLog(cfg.Log, std))
+			level := new(slog.LevelVar)
+			return runGateway(cmd.Context(), cfg, newLog(cfg.Log, level, std), level, hup)
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", defaultConfig(), "configuration `FILE`")
 	return c
 }
 
-func newLog(cfg logConfig, std streams) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.Level}
+func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
+	level.Set(cfg.Level)
+	options := &slog.HandlerOptions{Level: level}
 	if cfg.Format == "json" {
 		return slog.New(slog.NewJSONHandler(std.err, options))
 	}
@@ -68,7 +74,7 @@ func newLog(cfg logConfig, std streams) *slog.Logger {
 
 // runGateway makes the parts, joins them and runs them until ctx ends. When it
 // returns, everything that a leaf was told is safe is settled or on flash.
-func runGateway(ctx context.Context, cfg *config, log *slog.Logger) error {
+func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.LevelVar, hup <-chan os.Signal) error {
 	events := new(journal)
 	log = events.watch(log)
 	for _, w := range cfg.warnings {
@@ -88,9 +94,9 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return &failure{exitFailed, "cannot open the store; nothing in it was changed", err, storeAdvice(err)}
 	}
-	g, err := assemble(cfg, queue, clock, hardware, log, events)
+	g, err := assemble(cfg, queue, clock, hardware, log, level, events)
 	if err == nil {
-		err = runStages(ctx, g.stages(goodTime)...)
+		err = runStages(ctx, g.stages(goodTime, hup)...)
 	}
 	if closing := queue.Close(); err == nil {
 		err = closing
@@ -132,7 +138,8 @@ func startClock(goodTime string) (gateway.Clock, error) {
 
 // assembly is the gateway's parts, joined and not yet running.
 type assembly struct {
-	cfg     *config
+	live
+	cfg     *config // as it was at the start: what cannot change
 	log     *slog.Logger
 	clock   gateway.Clock
 	path    *gateway.Path
@@ -149,12 +156,14 @@ type assembly struct {
 	board   *board.Board
 	metrics http.Handler
 	control *control.Server
+	reload  *reloader
 }
 
 // assemble makes the parts from the store outwards, in the order of design
 // section 5 backwards: whoever hands over is made after whoever takes.
-func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *board.Board, log *slog.Logger, events *journal) (*assembly, error) {
+func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *board.Board, log *slog.Logger, level *slog.LevelVar, events *journal) (*assembly, error) {
 	g := &assembly{cfg: cfg, log: log, clock: clock, memory: new(memory), board: hardware}
+	g.level = level
 	keys := identity.NewKeyring(cfg.Hub.Host)
 	table := pairing.NewTable(cfg.Hub.Host, []string{cfg.Gateway.Name}, keys)
 	proofs, err := newProofs(cfg, keys, queue, clock)
@@ -197,15 +206,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if cfg.Hub.isBroker() {
 		parts.Files, parts.Door = nil, nil // there is nobody to send files to
 	}
-	if len(cfg.rules) > 0 {
-		parts.Rules = mapping.Compile(cfg.rules)
-	}
-	parts.MayListen = make(map[string][]string)
-	for _, l := range cfg.leaves {
-		if len(l.mayListen) > 0 {
-			parts.MayListen[l.ID] = l.mayListen
-		}
-	}
+	parts.Rules, parts.MayListen = rulesOf(cfg), listeningOf(cfg)
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
@@ -216,7 +217,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		return nil, err
 	}
 	c := g.collector()
-	c.certs = certificates(cfg, transport)
+	c.certs = g.certificates(transport)
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
 	g.control = control.New(cfg.Control, control.Parts{
 		State: func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
@@ -225,6 +226,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
 		},
 	})
+	g.reload = newReloader(g, queue, keys, proofs)
 	return g, nil
 }
 
@@ -259,17 +261,15 @@ func (g *assembly) peers() map[string]bool {
 
 // certificates says of each certificate when it expires: of listeners by their
 // place in the configuration, and of the hub.
-func certificates(cfg *config, hub uplink.Transport) map[string]func() time.Time {
+func (g *assembly) certificates(hub uplink.Transport) map[string]func() time.Time {
 	all := make(map[string]func() time.Time)
 	if h, ok := hub.(interface{ HubCertificateExpiry() time.Time }); ok {
 		all["hub"] = h.HubCertificateExpiry
 	}
-	for i, l := range cfg.Broker.Listeners {
-		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
-		if err != nil || pair.Leaf == nil {
-			continue // a plain listener, or one that the broker will complain about
+	for i, l := range g.cfg.Broker.Listeners {
+		if !l.Plain {
+			all[fmt.Sprintf("listener%d", i)] = func() time.Time { return g.broker.CertificateExpiry(i) }
 		}
-		all[fmt.Sprintf("listener%d", i)] = func() time.Time { return pair.Leaf.NotAfter }
 	}
 	return all
 }
@@ -297,18 +297,26 @@ func (g *assembly) assembleDown(notes gateway.Notes, proofs *identity.Proofs) (e
 // uplink.
 func (g *assembly) assembleFiles(proofs *identity.Proofs) error {
 	log := g.log.With("part", "upload")
-	host := net.JoinHostPort(g.cfg.Hub.Host, "443")
-	elsewhere := make(map[string]string)
-	if at := g.cfg.Hub.HTTPSAddress; at != "" {
-		elsewhere[host] = at
-	}
-	client, err := httpClient(&g.cfg.tables, g.clock, elsewhere)
+	client, err := fileClient(g.cfg, g.clock)
 	if err != nil {
 		return err
 	}
-	g.fileHub = upload.Hub{Host: g.cfg.Hub.Host, Address: host, Proofs: proofs, Client: client, Clock: g.clock}
+	g.fileClient.Store(client)
+	g.fileHub = upload.Hub{Host: g.cfg.Hub.Host, Address: fileAddress(g.cfg), Proofs: proofs, Client: &g.live, Clock: g.clock}
 	g.files, err = upload.Open(filepath.Join(g.cfg.Gateway.DataDir, "upload"), g.cfg.Upload, log)
 	return err
+}
+
+// fileAddress is where files go, host and port.
+func fileAddress(cfg *config) string { return net.JoinHostPort(cfg.Hub.Host, "443") }
+
+// fileClient goes there, or where [hub] https_address says.
+func fileClient(cfg *config, clock gateway.Clock) (*http.Client, error) {
+	elsewhere := make(map[string]string)
+	if at := cfg.Hub.HTTPSAddress; at != "" {
+		elsewhere[fileAddress(cfg)] = at
+	}
+	return httpClient(&cfg.tables, clock, elsewhere)
 }
 
 func (g *assembly) collector() *collector {
@@ -328,10 +336,11 @@ func (g *assembly) collector() *collector {
 // nothing more is taken from leaves, then the hub settles what it has, then twins
 // and path bring to flash what is left. The board is last: the watchdog guards
 // stopping as well.
-func (g *assembly) stages(goodTime string) [][]part {
+func (g *assembly) stages(goodTime string, hup <-chan os.Signal) [][]part {
 	doors := []part{
 		{"broker", g.broker.Run},
 		{"ready", g.sayReady},
+		{"reload", func(ctx context.Context) error { return g.reload.onSignal(ctx, hup) }},
 		{"clock", func(ctx context.Context) error { return noteGoodTime(ctx, g.clock, goodTime, g.log) }},
 	}
 	for _, d := range g.drivers {

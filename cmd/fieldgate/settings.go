@@ -57,6 +57,11 @@ type settings struct {
 // beside it. The error is of type invalid if one is not TOML; whether keys and values
 // are right does not matter here.
 func readSettings(file string, dropIns bool) (*settings, error) {
+	return readSettingsWith(file, dropIns, nil)
+}
+
+// readSettingsWith is readSettings with texts in the place of those of files.
+func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*settings, error) {
 	files := []string{file}
 	if dropIns {
 		more, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
@@ -68,9 +73,12 @@ func readSettings(file string, dropIns bool) (*settings, error) {
 	docs := make([]map[string]any, len(files))
 	var mistakes invalid
 	for i, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
+		text, given := texts[name]
+		if !given {
+			var err error
+			if text, err = os.ReadFile(name); err != nil {
+				return nil, err
+			}
 		}
 		doc := strict.Parse(name, text)
 		mistakes = append(mistakes, doc.Problems()...)

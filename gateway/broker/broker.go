@@ -33,14 +33,14 @@ const (
 
 // Broker is the local MQTT broker. Safe for concurrent use.
 type Broker struct {
-	cfg        Config
+	cfg        atomic.Pointer[Config]
 	table      *pairing.Table
 	clock      gateway.Clock
 	up         gateway.Handler
 	attendance gateway.Attendance
 	twins      gateway.Twins
-	rules      *mapping.Rules
-	listening  map[string][]string // by login, to which leaves it may listen
+	rules      atomic.Pointer[mapping.Rules]
+	listening  atomic.Pointer[map[string][]string] // by login, to which leaves it may listen
 	relay      *pairing.Relay
 	files      Files
 	visitors   *http.Server // nil: HTTP is for MQTT over WebSocket only
@@ -54,6 +54,8 @@ type Broker struct {
 	running    sync.WaitGroup // what Run started
 	notebook   notebook
 	numbers    atomic.Uint64 // of connections
+	opening    sync.Mutex    // held while listeners are opened or changed; before mu
+	listeners  []listener    // guarded by opening
 
 	mu       sync.Mutex
 	closing  bool                   // guarded by mu
@@ -103,14 +105,11 @@ type delayedWill struct {
 // be valid.
 func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log *slog.Logger) (*Broker, error) {
 	b := &Broker{
-		cfg:        cfg,
 		table:      table,
 		clock:      clock,
 		up:         parts.Up,
 		attendance: parts.Attendance,
 		twins:      parts.Twins,
-		rules:      parts.Rules,
-		listening:  parts.MayListen,
 		relay:      parts.Relay,
 		files:      parts.Files,
 		log:        log,
@@ -126,14 +125,19 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 		wills:    make(map[string]delayedWill),
 		desks:    make(map[string]*desk),
 	}
+	b.cfg.Store(&cfg)
+	b.SetRules(parts.Rules)
+	b.SetMayListen(parts.MayListen)
 	b.up = b.Heard(parts.Up)
 	if parts.Door != nil {
 		b.visitors = b.newVisitors(parts.Door)
 	}
 	b.notebook.notes, b.notebook.log, b.notebook.work = parts.Notes, log, &b.running
-	if err := b.believe(cfg.ClientCAFile); err != nil {
+	authority, err := readAuthority(cfg.ClientCAFile)
+	if err != nil {
 		return nil, err
 	}
+	table.SetAuthority(authority)
 	if err := b.recall(); err != nil {
 		return nil, err
 	}
@@ -148,22 +152,76 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 	return b, nil
 }
 
-// believe makes the authority in a file one that leaves may prove themselves
-// with; "" is none.
-func (b *Broker) believe(file string) error {
+// SetRules puts others in the place of the rules, nil for none. What a leaf has
+// subscribed to before keeps its meaning until it subscribes again.
+func (b *Broker) SetRules(rules *mapping.Rules) { b.rules.Store(rules) }
+
+// SetMayListen says anew to which leaves logins may listen, see Parts. The map is
+// the broker's from then on.
+func (b *Broker) SetMayListen(allowed map[string][]string) { b.listening.Store(&allowed) }
+
+// Configure changes the limits, the authority of leaves and the certificates of
+// listeners; cfg must be valid. Connections that are there stay, under the limits
+// with which they have logged in. Addresses and kinds of the listeners and
+// MaxInflightMessages must be as they were. After an error nothing is changed.
+func (b *Broker) Configure(cfg Config) error {
+	authority, err := readAuthority(cfg.ClientCAFile)
+	if err != nil {
+		return err
+	}
+	b.opening.Lock()
+	defer b.opening.Unlock()
+	certs := make([]*tls.Certificate, len(b.listeners))
+	for i, l := range b.listeners {
+		if l.tls == nil {
+			continue
+		}
+		if certs[i], err = readCertificate(cfg.Listeners[i]); err != nil {
+			return err
+		}
+	}
+	for i, c := range certs {
+		b.listeners[i].cert.Store(c)
+	}
+	b.table.SetAuthority(authority)
+	b.cfg.Store(&cfg)
+	return nil
+}
+
+// CertificateExpiry returns when the certificate of a listener expires, by its place
+// in the configuration; zero for a plain one, and before Run.
+func (b *Broker) CertificateExpiry(i int) time.Time {
+	b.opening.Lock()
+	defer b.opening.Unlock()
+	if i >= len(b.listeners) || b.listeners[i].tls == nil || b.listeners[i].cert.Load().Leaf == nil {
+		return time.Time{}
+	}
+	return b.listeners[i].cert.Load().Leaf.NotAfter
+}
+
+// readAuthority reads the authority in a file with which leaves may prove
+// themselves; "" is none.
+func readAuthority(file string) (*x509.CertPool, error) {
 	if file == "" {
-		return nil
+		return nil, nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("cannot read the authority of leaves: %w", err)
+		return nil, fmt.Errorf("cannot read the authority of leaves: %w", err)
 	}
 	authority := x509.NewCertPool()
 	if !authority.AppendCertsFromPEM(text) {
-		return fmt.Errorf("cannot read the authority of leaves: %s holds no certificate in PEM form", file)
+		return nil, fmt.Errorf("cannot read the authority of leaves: %s holds no certificate in PEM form", file)
 	}
-	b.table.SetAuthority(authority)
-	return nil
+	return authority, nil
+}
+
+func readCertificate(cfg Listener) (*tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load certificate of listener %s: %w", cfg.Address, err)
+	}
+	return &cert, nil
 }
 
 // serverOptions keeps mochi small: per connection 5 KB of heap instead of 56.
@@ -234,7 +292,10 @@ func (b *Broker) State() State {
 // hand-over, so the path should still be running then: leaves send again what
 // they are not told about.
 func (b *Broker) Run(ctx context.Context) error {
-	listeners, err := listen(b.cfg.Listeners)
+	b.opening.Lock()
+	listeners, err := listen(b.cfg.Load().Listeners)
+	b.listeners = listeners
+	b.opening.Unlock()
 	if err != nil {
 		return err
 	}
@@ -264,6 +325,7 @@ type listener struct {
 	net.Listener
 	tls       *tls.Config
 	asking    *tls.Config // the same, but a client is asked for a certificate
+	cert      *atomic.Pointer[tls.Certificate]
 	websocket bool
 }
 
@@ -282,13 +344,16 @@ func listen(cfgs []Listener) (listeners []listener, err error) {
 		}
 	}()
 	for _, cfg := range cfgs {
-		l := listener{websocket: cfg.WebSocket}
+		l := listener{websocket: cfg.WebSocket, cert: new(atomic.Pointer[tls.Certificate])}
 		if !cfg.Plain {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+			cert, err := readCertificate(cfg)
 			if err != nil {
-				return listeners, fmt.Errorf("cannot load certificate of listener %s: %w", cfg.Address, err)
+				return listeners, err
 			}
-			l.tls = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+			l.cert.Store(cert)
+			l.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return l.cert.Load(), nil
+			}}
 			l.asking = l.tls.Clone()
 			l.asking.ClientAuth = tls.RequestClientCert // login.go judges it, when it knows who it is to be
 		}
@@ -329,10 +394,10 @@ func (b *Broker) welcome(ctx context.Context, l listener, c net.Conn) {
 	s := &session{b: b, source: sourceOf(c), stopping: ctx.Done(), ready: make(chan struct{}, 1)}
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx)) // it has its own goodbye
-	deadline := time.Now().Add(b.cfg.ConnectTimeout.D())
+	deadline := time.Now().Add(b.cfg.Load().ConnectTimeout.D())
 	c.SetDeadline(deadline) // an error shows in the first read
 	c, handshake := b.greeting(s, l, c, deadline)
-	s.conn = guard(c, s, b.cfg.WriteTimeout.D(), cancel)
+	s.conn = guard(c, s, b.cfg.Load().WriteTimeout.D(), cancel)
 	if !b.enter(s) {
 		b.counters.connect(ConnectBusy)
 		b.notices.warn(s.source+" enter", "too many connections", slog.String("source", s.source))

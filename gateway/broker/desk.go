@@ -306,7 +306,7 @@ func (d *desk) subscribe(s *session, subs []subscription) (codes []byte, noted <
 		case i >= 0:
 			changed = changed || box.subs[i] != sub
 			box.subs[i] = sub
-		case len(box.subs) >= d.b.cfg.MaxSubscriptions || filterBytes(box.subs)+len(sub.filter) > maxFilterBytes:
+		case len(box.subs) >= d.b.cfg.Load().MaxSubscriptions || filterBytes(box.subs)+len(sub.filter) > maxFilterBytes:
 			code = 0x97 // quota exceeded
 		default:
 			box.subs = append(box.subs, sub)

@@ -67,10 +67,10 @@ func (h *hook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
 		return refused
 	}
 	h.b.counters.connect(ConnectAccepted)
-	seconds, idle := keepalive(cl.State.Keepalive, h.b.cfg.MaxKeepalive.D())
+	seconds, idle := keepalive(cl.State.Keepalive, h.b.cfg.Load().MaxKeepalive.D())
 	cl.State.ServerKeepalive = seconds != cl.State.Keepalive
 	cl.State.Keepalive = seconds
-	s.conn.admit(int(h.b.cfg.MaxPacketSize), idle)
+	s.conn.admit(int(h.b.cfg.Load().MaxPacketSize), idle)
 	return nil
 }
 
@@ -100,7 +100,7 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	if s.version() < version5 {
 		return pk
 	}
-	pk.Properties.MaximumPacketSize = uint32(h.b.cfg.MaxPacketSize)
+	pk.Properties.MaximumPacketSize = uint32(h.b.cfg.Load().MaxPacketSize)
 	pk.Properties.SharedSubAvailable, pk.Properties.SharedSubAvailableFlag = 0, true
 	if granted := s.grantedExpiry(); granted != s.login.sessionExpiry {
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = granted, true

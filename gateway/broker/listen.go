@@ -17,9 +17,12 @@ import (
 // AnyLeaf stands for all leaves in Parts.MayListen.
 const AnyLeaf = "*"
 
+// allowed returns to which leaves a login may listen.
+func (b *Broker) allowed(login string) []string { return (*b.listening.Load())[login] }
+
 // mayListen says whether a login may listen to a leaf.
 func (b *Broker) mayListen(login, leaf string) bool {
-	allowed := b.listening[login]
+	allowed := b.allowed(login)
 	return slices.Contains(allowed, leaf) || slices.Contains(allowed, AnyLeaf)
 }
 
@@ -27,7 +30,7 @@ func (b *Broker) mayListen(login, leaf string) bool {
 // login may listen, or leaf/+/… of all those.
 func (b *Broker) readHeard(login, filter string) (subscription, bool) {
 	level, rest, ok := plain.Cut(filter)
-	if !ok || len(b.listening[login]) == 0 {
+	if !ok || len(b.allowed(login)) == 0 {
 		return subscription{}, false
 	}
 	switch kind, _, _ := strings.Cut(rest, "/"); kind {
@@ -36,7 +39,7 @@ func (b *Broker) readHeard(login, filter string) (subscription, bool) {
 		return subscription{}, false
 	}
 	allowed := level == "+" || !strings.ContainsAny(level, "+#") && (b.mayListen(login, AnyLeaf) ||
-		slices.ContainsFunc(b.listening[login], func(leaf string) bool { return plain.Names(level, leaf) }))
+		slices.ContainsFunc(b.allowed(login), func(leaf string) bool { return plain.Names(level, leaf) }))
 	return subscription{filter: filter, kind: toHeard, level: level, rest: rest}, allowed
 }
 
@@ -44,9 +47,6 @@ func (b *Broker) readHeard(login, filter string) (subscription, bool) {
 // listen what is in custody. Messages of leaves to whom nobody may listen cost
 // nothing.
 func (b *Broker) Heard(next gateway.Handler) gateway.Handler {
-	if len(b.listening) == 0 {
-		return next
-	}
 	return gateway.HandlerFunc(func(ctx context.Context, m *gateway.Message, done gateway.Done) {
 		listeners := b.listenersOf(m.Leaf)
 		if len(listeners) == 0 {
@@ -66,7 +66,7 @@ func (b *Broker) Heard(next gateway.Handler) gateway.Handler {
 
 // listenersOf returns the desks of those who may listen to the leaf and are there.
 func (b *Broker) listenersOf(leaf string) (desks []*desk) {
-	for login := range b.listening {
+	for login := range *b.listening.Load() {
 		if !b.mayListen(login, leaf) {
 			continue
 		}

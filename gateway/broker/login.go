@@ -165,7 +165,7 @@ func (s *session) logIn() *refusal {
 
 // checkCredentials proves the claim.
 func (s *session) checkCredentials(who claim) *refusal {
-	ctx, cancel := context.WithTimeout(s.ctx, s.b.cfg.ConnectTimeout.D())
+	ctx, cancel := context.WithTimeout(s.ctx, s.b.cfg.Load().ConnectTimeout.D())
 	defer cancel()
 	var err error
 	switch {
@@ -217,7 +217,7 @@ func (s *session) checkWill(leaf string) *refusal {
 	}
 	m, err := s.b.read(leaf, p)
 	if err != nil {
-		if s.b.rules.Speaks(leaf) && !ofDialect(p.topic) {
+		if s.b.rules.Load().Speaks(leaf) && !ofDialect(p.topic) {
 			s.b.chatter(leaf, p.topic) // this leaf lives without a will
 			return nil
 		}

@@ -20,7 +20,7 @@ import (
 // readMapped reads a topic that no dialect knows. Whoever is not admitted has no
 // messages, whoever speaks for it.
 func (b *Broker) readMapped(login, topic string) (*gateway.Message, error) {
-	t, ok := b.rules.Read(login, topic)
+	t, ok := b.rules.Load().Read(login, topic)
 	if !ok || !b.table.Known(t.Leaf) {
 		return nil, errTopic
 	}
@@ -37,7 +37,7 @@ func (b *Broker) readMapped(login, topic string) (*gateway.Message, error) {
 
 // readReport returns whose reported properties a rule finds in a topic.
 func (b *Broker) readReport(login, topic string) (leaf string, ok bool) {
-	t, ok := b.rules.Read(login, topic)
+	t, ok := b.rules.Load().Read(login, topic)
 	return t.Leaf, ok && t.Kind == mapping.Reported && b.table.Known(t.Leaf)
 }
 
@@ -51,7 +51,7 @@ func (b *Broker) readFilter(login, filter string) (subscription, bool) {
 		return sub, true
 	}
 	sub := subscription{filter: filter, kind: toMapped, rest: filter}
-	l, ok := b.rules.Listens(login, filter)
+	l, ok := b.rules.Load().Listens(login, filter)
 	switch {
 	case !ok:
 		return subscription{filter: filter}, false
@@ -72,7 +72,7 @@ func ofDialect(topic string) bool {
 // cannot change says much that nobody has a rule for, and would come back in a
 // loop if it were turned away.
 func (s *session) mayChatter(topic string) bool {
-	return s.b.rules.Speaks(s.leaf) && !ofDialect(topic)
+	return s.b.rules.Load().Speaks(s.leaf) && !ofDialect(topic)
 }
 
 // chatter counts a publication that goes nowhere.
@@ -133,7 +133,7 @@ func (d *desk) speakFor(leaf string) {
 
 // carriedLocked are the other leaves that sessions may listen for, or have.
 func (d *desk) carriedLocked() map[string]bool {
-	if d.b.rules == nil {
+	if d.b.rules.Load() == nil {
 		return nil
 	}
 	leaves := make(map[string]bool, len(d.speaks))
@@ -174,7 +174,7 @@ func (d *desk) findMapped(box *mailbox, kind mapping.Kind, what gateway.Interest
 	if leaf != d.leaf {
 		mapped = toCarried
 	}
-	way, ok := d.b.rules.Way(kind, d.leaf, leaf, name)
+	way, ok := d.b.rules.Load().Way(kind, d.leaf, leaf, name)
 	if !ok || !d.interestIn(leaf, box.subs).Has(what) {
 		return way, subscription{}, false
 	}

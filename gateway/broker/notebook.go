@@ -73,7 +73,7 @@ func (b *Broker) recall() error {
 	err := b.notebook.notes.EachNote(sessionNote, func(leaf string, text []byte) error {
 		if !b.table.Known(leaf) {
 			// A leaf that is only disabled may come back, but there is a bound.
-			if strangers++; strangers > b.cfg.MaxConnections {
+			if strangers++; strangers > b.cfg.Load().MaxConnections {
 				b.notebook.set(leaf, nil)
 				return nil
 			}

@@ -16,8 +16,8 @@ import (
 func (b *Broker) enter(s *session) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	strangers := max(1, b.cfg.MaxConnections/4)
-	if b.closing || len(b.conns) >= b.cfg.MaxConnections || b.waiting[s.source] >= strangers {
+	strangers := max(1, b.cfg.Load().MaxConnections/4)
+	if b.closing || len(b.conns) >= b.cfg.Load().MaxConnections || b.waiting[s.source] >= strangers {
 		return false
 	}
 	b.conns[s] = struct{}{}
@@ -57,12 +57,12 @@ func (b *Broker) register(s *session, leaf string) (former *session, refused *re
 		id = s.client.ID
 	}
 	former = b.sessions[id]
-	if b.closing || former == nil && b.turnLocked(leaf).sessions >= b.cfg.MaxConnectionsPerLeaf {
+	if b.closing || former == nil && b.turnLocked(leaf).sessions >= b.cfg.Load().MaxConnectionsPerLeaf {
 		return nil, refuseBusy
 	}
 	s.id, s.leaf, s.turn, s.inbox = id, leaf, b.turnLocked(leaf), b.inboxes[id]
 	if s.inbox == nil {
-		s.inbox = newInbox(b.cfg.MaxInflightMessages)
+		s.inbox = newInbox(b.cfg.Load().MaxInflightMessages)
 		b.inboxes[id] = s.inbox
 	}
 	s.inbox.take(s)
@@ -164,7 +164,7 @@ func (b *Broker) expireSessions(now time.Time) {
 func (b *Broker) dropInboxes() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	spare := b.cfg.MaxConnections
+	spare := b.cfg.Load().MaxConnections
 	for id, in := range b.inboxes {
 		orphan, empty := in.idle()
 		if !orphan || b.sessions[id] != nil {

@@ -63,9 +63,9 @@ func (s *session) request(p *publication) (bool, error) {
 // requestMapped is request for what a rule makes one. An answer to a call may be a
 // message as well.
 func (s *session) requestMapped(p *publication) (bool, error) {
-	if s.b.rules.Answers(s.leaf, p.topic) {
+	if s.b.rules.Load().Answers(s.leaf, p.topic) {
 		s.desk.answerMapped(p.topic, p.payload)
-		if _, means := s.b.rules.Read(s.leaf, p.topic); !means {
+		if _, means := s.b.rules.Load().Read(s.leaf, p.topic); !means {
 			return true, s.answer(p, nil)
 		}
 	}

@@ -266,7 +266,7 @@ func (s *session) writeAcknowledgements(buf []byte) ([]byte, error) {
 // first, so that a leaf that reconnects at once does not do so in a loop.
 func (s *session) endRefused(reason error) {
 	s.b.notices.warn(s.leaf, "message not taken, closing connection", slog.String("leaf", s.leaf), slog.Any("reason", reason))
-	delay := time.NewTimer(s.b.cfg.RefuseDelay.D())
+	delay := time.NewTimer(s.b.cfg.Load().RefuseDelay.D())
 	defer delay.Stop()
 	select {
 	case <-delay.C:

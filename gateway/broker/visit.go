@@ -67,7 +67,7 @@ type visitCerts struct{}
 func (b *Broker) newVisitors(door func(prove func(*http.Request, string) error) http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           door(b.prove),
-		ReadHeaderTimeout: b.cfg.ConnectTimeout.D(),
+		ReadHeaderTimeout: b.cfg.Load().ConnectTimeout.D(),
 		ReadTimeout:       visitTimeout,
 		WriteTimeout:      visitTimeout,
 		IdleTimeout:       30 * time.Second,

@@ -69,6 +69,14 @@ func ReadKeyFile(path string) (Key, error) {
 // IsZero says that there is no key.
 func (k Key) IsZero() bool { return k.mac == nil }
 
+// Equal says whether o signs as k does.
+func (k Key) Equal(o Key) bool {
+	if k.IsZero() || o.IsZero() {
+		return k.IsZero() == o.IsZero()
+	}
+	return hmac.Equal(k.mac("equal"), o.mac("equal"))
+}
+
 // String hides the key.
 func (k Key) String() string { return "redacted" }
 

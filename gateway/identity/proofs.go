@@ -33,11 +33,11 @@ var ErrNoToken = errors.New("the leaf has not brought a token that is still good
 // Proofs proves leaves to the hub, each in its way. Safe for concurrent use.
 type Proofs struct {
 	keys    *Keyring
-	gateway string   // the gateway's own device id, "" if it has none
-	enrol   Enroller // nil: keys come by hand only
+	gateway string // the gateway's own device id, "" if it has none
 	note    func(leaf string) error
 
 	mu       sync.Mutex
+	enrol    Enroller             // nil: keys come by hand only; guarded by mu
 	auth     map[string]Auth      // guarded by mu; leaves not in it have keys
 	relayed  map[string]relayed   // guarded by mu
 	enrolled map[string]bool      // guarded by mu; false: is to be, before its next token
@@ -73,6 +73,14 @@ func (p *Proofs) Set(leaf string, a Auth) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.auth[leaf] = a
+}
+
+// SetEnroller puts another Enroller in the place of the one that there is, nil for
+// none. What is under way ends with the old one.
+func (p *Proofs) SetEnroller(e Enroller) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.enrol = e
 }
 
 // Enrol says that the hub learns of the leaf by enrolment; done that it has.
@@ -163,7 +171,7 @@ func (p *Proofs) ensureEnrolled(ctx context.Context, leaf string) error {
 	if e == nil {
 		e = &enroling{done: make(chan struct{})}
 		p.busy[leaf] = e
-		go p.run(context.WithoutCancel(ctx), leaf, e) // others may wait longer than we; it ends by itself
+		go p.run(context.WithoutCancel(ctx), p.enrol, leaf, e) // others may wait longer than we; it ends by itself
 	}
 	p.mu.Unlock()
 	select {
@@ -177,11 +185,11 @@ func (p *Proofs) ensureEnrolled(ctx context.Context, leaf string) error {
 // enrolTimeout bounds one enrolment.
 const enrolTimeout = time.Minute
 
-func (p *Proofs) run(ctx context.Context, leaf string, e *enroling) {
+func (p *Proofs) run(ctx context.Context, by Enroller, leaf string, e *enroling) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
 	var k Key
-	if k, e.err = p.enrol.Enrol(ctx, leaf); e.err == nil {
+	if k, e.err = by.Enrol(ctx, leaf); e.err == nil {
 		p.keys.Put(leaf, k)
 		_ = p.note(leaf)
 	}

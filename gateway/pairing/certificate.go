@@ -43,9 +43,12 @@ func (p Thumbprint) matches(c *x509.Certificate) bool {
 }
 
 // SetAuthority sets whose signatures on certificates are believed: the common name
-// of such a certificate is a leaf's id. nil is nobody. It is called before the
-// table is used.
-func (t *Table) SetAuthority(authority *x509.CertPool) { t.authority = authority }
+// of such a certificate is a leaf's id. nil is nobody. Who is logged in stays so.
+func (t *Table) SetAuthority(authority *x509.CertPool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.authority = authority
+}
 
 // WantsCertificates says whether any leaf may log in with a certificate.
 func (t *Table) WantsCertificates() bool {
@@ -63,6 +66,7 @@ func (t *Table) WantsCertificates() bool {
 func (t *Table) CheckCertificate(id string, shown []*x509.Certificate, now gateway.Instant) (expiry time.Time, err error) {
 	t.mu.RLock()
 	leaf, known := t.leaves[id]
+	authority := t.authority
 	t.mu.RUnlock()
 	if len(shown) == 0 {
 		return time.Time{}, ErrCredentials
@@ -70,7 +74,7 @@ func (t *Table) CheckCertificate(id string, shown []*x509.Certificate, now gatew
 	first := shown[0]
 	pinned := leaf.Thumbprints[0].matches(first) || leaf.Thumbprints[1].matches(first)
 	if !pinned {
-		if err := t.verify(id, shown, now); err != nil {
+		if err := verify(authority, id, shown, now); err != nil {
 			return time.Time{}, err
 		}
 		expiry = first.NotAfter
@@ -84,14 +88,14 @@ func (t *Table) CheckCertificate(id string, shown []*x509.Certificate, now gatew
 	return expiry, nil
 }
 
-// verify checks a certificate that is signed by the authority.
-func (t *Table) verify(id string, shown []*x509.Certificate, now gateway.Instant) error {
+// verify checks a certificate that is signed by the authority, nil for nobody.
+func verify(authority *x509.CertPool, id string, shown []*x509.Certificate, now gateway.Instant) error {
 	first := shown[0]
-	if t.authority == nil || first.Subject.CommonName != id {
+	if authority == nil || first.Subject.CommonName != id {
 		return ErrCredentials
 	}
 	opts := x509.VerifyOptions{
-		Roots: t.authority, Intermediates: x509.NewCertPool(),
+		Roots: authority, Intermediates: x509.NewCertPool(),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		// Its end is judged apart, so that a leaf whose certificate has expired can
 		// be told so in the log.

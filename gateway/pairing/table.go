@@ -66,13 +66,12 @@ type Table struct {
 	hashing chan struct{} // one token per password hash being computed
 	memory  [32]byte      // key of the verdicts, random per process
 
-	authority *x509.CertPool // whose signatures on leaves' certificates are believed; nil: nobody's
-
-	mu       sync.RWMutex
-	leaves   map[string]Leaf      // guarded by mu
-	accepted map[string]verdict   // the last good password of each leaf, guarded by mu
-	rejected map[verdict]struct{} // wrong passwords of late, guarded by mu
-	pinned   int                  // leaves with thumbprints, guarded by mu
+	mu        sync.RWMutex
+	authority *x509.CertPool       // whose signatures on leaves' certificates are believed, nil: nobody's; guarded by mu
+	leaves    map[string]Leaf      // guarded by mu
+	accepted  map[string]verdict   // the last good password of each leaf, guarded by mu
+	rejected  map[verdict]struct{} // wrong passwords of late, guarded by mu
+	pinned    int                  // leaves with thumbprints, guarded by mu
 }
 
 // NewTable makes an empty table. Leaves name the hub in their tokens, some name
@@ -98,7 +97,6 @@ func (t *Table) Put(l Leaf) {
 	defer t.mu.Unlock()
 	t.pinned += l.pinned() - t.leaves[l.ID].pinned()
 	t.leaves[l.ID] = l
-	delete(t.accepted, l.ID)
 }
 
 // pinned is 1 for a leaf with thumbprints.

@@ -11,7 +11,7 @@ import (
 // lane's policy. The error wraps gateway.ErrStoreFull where it does not fit.
 func (l *lane) makeRoom() error {
 	for !l.fits() {
-		switch l.cfg.Full {
+		switch l.cfg.Load().Full {
 		case FullThin:
 			if s := l.oldest(func(s *segment) bool { return !s.thinned }); s != nil {
 				if err := l.thin(s); err != nil {
@@ -29,7 +29,7 @@ func (l *lane) makeRoom() error {
 			}
 		}
 		if !l.finishOne() {
-			return fmt.Errorf("%w: lane %v has reached its %v", gateway.ErrStoreFull, l.id, gateway.Size(l.cfg.MaxBytes))
+			return fmt.Errorf("%w: lane %v has reached its %v", gateway.ErrStoreFull, l.id, gateway.Size(l.cfg.Load().MaxBytes))
 		}
 	}
 	return nil
@@ -43,7 +43,7 @@ func (l *lane) fits() bool {
 	for _, s := range l.segments {
 		sum += s.occupies()
 	}
-	return sum+reservation(int64(l.store.cfg.SegmentSize)) <= int64(l.cfg.MaxBytes)
+	return sum+reservation(int64(l.store.cfg.SegmentSize)) <= int64(l.cfg.Load().MaxBytes)
 }
 
 // oldest returns the first sealed segment that has messages and is as wanted.

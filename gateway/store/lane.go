@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -18,7 +19,7 @@ import (
 type lane struct {
 	store *Store
 	id    gateway.Lane
-	cfg   LaneConfig
+	cfg   atomic.Pointer[LaneConfig] // see Store.ConfigureLanes
 	dir   string
 	log   *slog.Logger
 
@@ -47,13 +48,22 @@ type lane struct {
 
 func newLane(s *Store, id gateway.Lane) *lane {
 	l := &lane{
-		store: s, id: id, cfg: s.cfg.Lanes[id],
+		store: s, id: id,
 		dir:     filepath.Join(s.dir, queueName, id.String()),
 		log:     s.log.With("lane", id.String()),
 		dropped: map[gateway.DropReason]int64{},
 	}
+	l.cfg.Store(&s.cfg.Lanes[id])
 	l.committer = committer{lane: l, wake: make(chan struct{}, 1), ahead: make(chan prepared, 1)}
 	return l
+}
+
+// ConfigureLanes changes the bounds of the lanes; they must be valid. Above a
+// smaller one nothing is dropped before the lane needs its next segment.
+func (s *Store) ConfigureLanes(lanes [gateway.Lanes]LaneConfig) {
+	for i, l := range s.lanes {
+		l.cfg.Store(&lanes[i])
+	}
 }
 
 // find returns the segment with that number.
@@ -158,7 +168,7 @@ func (l *lane) snapshot() (state gateway.LaneState, onDisk int64, failing, hinde
 			hindered = s.hindered
 		}
 	}
-	state.Limit = int64(l.cfg.MaxBytes)
+	state.Limit = int64(l.cfg.Load().MaxBytes)
 	state.Dropped = maps.Clone(l.dropped)
 	for _, s := range l.segments {
 		if s.unsettled > 0 && state.Messages == 0 {

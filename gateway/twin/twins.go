@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -57,8 +58,8 @@ type Parts struct {
 // leaves it stands in front of the way down, and passes on what it is told. Safe
 // for concurrent use.
 type Twins struct {
-	Way // the rest of the way down
-	cfg Config
+	Way                        // the rest of the way down
+	cfg atomic.Pointer[Config] // see Configure
 	Parts
 	life  context.Context // of requests to the hub
 	end   context.CancelFunc
@@ -85,13 +86,18 @@ type State struct {
 	KnownHere int   // leaves of which anything is known, now
 }
 
+// Configure changes the configuration, which must be valid. What waits already goes
+// by it when it is looked at next.
+func (t *Twins) Configure(cfg Config) { t.cfg.Store(&cfg) }
+
 // New joins the parts, and reads which reported patches are in custody. cfg must
 // be valid. Nothing is sent before Run.
 func New(cfg Config, p Parts) (*Twins, error) {
 	if p.Has == nil {
 		p.Has = func(string) bool { return true }
 	}
-	t := &Twins{Way: p.Down, cfg: cfg, Parts: p, slots: make(chan struct{}, requests), leaves: make(map[string]*leaf)}
+	t := &Twins{Way: p.Down, Parts: p, slots: make(chan struct{}, requests), leaves: make(map[string]*leaf)}
+	t.cfg.Store(&cfg)
 	t.life, t.end = context.WithCancel(context.Background())
 	if err := t.recall(); err != nil {
 		return nil, fmt.Errorf("cannot read what leaves have reported: %w", err)
@@ -131,7 +137,7 @@ func (t *Twins) look(ctx context.Context, id string, readLocked func(*leaf)) ([]
 	if !t.Has(id) {
 		return nil, 0, hub.ErrNoTwin
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.HubWait.D())
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Load().HubWait.D())
 	defer cancel()
 	err := t.fetch(ctx, id)
 	if refused, ok := errors.AsType[*gateway.TwinError](err); ok && !passing(refused) {

@@ -90,7 +90,7 @@ func (t *Twins) toMove(l *leaf, now time.Time) bool {
 
 // overdue says that a leaf has waited long enough for the hub.
 func (t *Twins) overdue(rs []report, now time.Time) bool {
-	return len(rs) > 0 && now.Sub(rs[0].since) >= t.cfg.HubWait.D()
+	return len(rs) > 0 && now.Sub(rs[0].since) >= t.cfg.Load().HubWait.D()
 }
 
 // wakeLocked comes back when something is due by itself.
@@ -101,7 +101,7 @@ func (t *Twins) wakeLocked(l *leaf, now time.Time) {
 	}
 	for _, rs := range [][]report{l.queue, l.unanswered()} {
 		if len(rs) > 0 {
-			if end := rs[0].since.Add(t.cfg.HubWait.D()); due.IsZero() || end.Before(due) {
+			if end := rs[0].since.Add(t.cfg.Load().HubWait.D()); due.IsZero() || end.Before(due) {
 				due = end
 			}
 		}

@@ -57,6 +57,10 @@ func (u *Uplink) serve(ctx context.Context, conn Conn, out gateway.Outbox) error
 	case stuck = <-p.stuck:
 	case <-ctx.Done():
 		p.farewell(ended)
+	case <-u.changes.wanted():
+		replaced = &renewed{whyChanged}
+		stop()
+		p.farewell(ended)
 	case why := <-renewal:
 		if why != "" {
 			replaced = &renewed{why}
@@ -82,6 +86,9 @@ var errClosed = errors.New("closed by the hub without a reason")
 type renewed struct{ why string }
 
 func (r *renewed) Error() string { return r.why }
+
+// whyChanged is the reason of a connection that Renew has ended.
+const whyChanged = "the configuration has changed"
 
 // farewell lets the hub settle what it has: each message settled now is one that
 // is not sent twice.

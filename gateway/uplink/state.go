@@ -67,6 +67,7 @@ type tally struct {
 	settled int64         // of them, settled; guarded by mu
 	retried int64         // of them, given up; guarded by mu
 	offline bool          // whether downAt counts; guarded by mu
+	before  Traffic       // of former transports; guarded by mu
 }
 
 func newTally(clock gateway.Clock) *tally {
@@ -90,7 +91,7 @@ func (u *Uplink) State() State {
 	s.Refused, s.RefusedUntil = maps.Clone(s.Refused), maps.Clone(s.RefusedUntil)
 	s.Climbed = maps.Clone(s.Climbed)
 	if m, ok := u.Transport.(Metered); ok {
-		t.s.Bytes = m.Traffic().split(t.settled, t.retried, t.sent, t.s.Bytes)
+		t.s.Bytes = t.before.plus(m.Traffic()).split(t.settled, t.retried, t.sent, t.s.Bytes)
 		s.Bytes = t.s.Bytes
 	}
 	if t.offline {

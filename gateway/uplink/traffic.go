@@ -7,6 +7,10 @@ type Traffic struct {
 	KeepAlive int64 // of that, frames that only say that somebody is there
 }
 
+func (t Traffic) plus(o Traffic) Traffic {
+	return Traffic{t.Wire + o.Wire, t.Plain + o.Plain, t.KeepAlive + o.KeepAlive}
+}
+
 // Metered is a Transport that counts. Safe for concurrent use.
 type Metered interface {
 	Traffic() Traffic

@@ -40,7 +40,7 @@ type Parts struct {
 // Uplink keeps one connection to the hub and carries all leaves over it.
 type Uplink struct {
 	Parts
-	cfg     Config
+	cfg     Config // this and the schedules change between connections only, see adopt
 	backoff schedule
 	auth    schedule
 	tally   *tally
@@ -51,6 +51,7 @@ type Uplink struct {
 	// earRecords is the same for the way down. Only the present pump's hear touches it.
 	earRecords map[string]*record
 	current    atomic.Pointer[Conn] // nil while there is none
+	changes    changes
 }
 
 // New makes an uplink; cfg must be valid. Nothing happens before Run.
@@ -58,16 +59,22 @@ func New(cfg Config, p Parts) *Uplink {
 	if p.Acked == nil {
 		p.Acked = func(time.Duration) {}
 	}
-	return &Uplink{
+	u := &Uplink{
 		Parts:   p,
-		cfg:     cfg,
-		backoff: schedule{cfg.BackoffMin.D(), cfg.BackoffMax.D()},
-		auth:    schedule{cfg.AuthBackoffMin.D(), cfg.AuthBackoffMax.D()},
 		tally:   newTally(p.Clock),
 		records: make(map[string]*record),
 
 		earRecords: make(map[string]*record),
 	}
+	u.changes.news = make(chan struct{})
+	u.configure(cfg)
+	return u
+}
+
+func (u *Uplink) configure(cfg Config) {
+	u.cfg = cfg
+	u.backoff = schedule{cfg.BackoffMin.D(), cfg.BackoffMax.D()}
+	u.auth = schedule{cfg.AuthBackoffMin.D(), cfg.AuthBackoffMax.D()}
 }
 
 // Run keeps the connection up and carries messages from the outbox until ctx
@@ -78,11 +85,17 @@ func (u *Uplink) Run(ctx context.Context, out gateway.Outbox) error {
 	u.tally.begin()
 	failures, inVain := 0, 0
 	for u.awaitTime(ctx) {
+		u.adopt(out)
 		u.tally.update(func(s *State) { s.Attempts, s.Waiting = failures+1, "answer of the hub" })
 		accepted := u.tally.accepted()
 		lasted, err := u.connection(ctx, out, failures)
 		if ctx.Err() != nil {
 			break
+		}
+		if u.changes.isWanted() {
+			u.Log.Info("connection to hub is replaced", "reason", whyChanged)
+			failures, inVain = 0, 0
+			continue
 		}
 		if err := u.vain(&inVain, accepted, err); err != nil {
 			return err
@@ -123,7 +136,9 @@ func (u *Uplink) awaitTime(ctx context.Context) bool {
 // connection is the life of one connection. It returns how long it lasted and
 // why it ended.
 func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures int) (time.Duration, error) {
-	conn, err := u.Transport.Dial(ctx)
+	dialling, end := u.unlessChanged(ctx)
+	conn, err := u.Transport.Dial(dialling)
+	end()
 	if err != nil {
 		u.tally.noConnection(err)
 		return 0, fmt.Errorf("cannot connect to hub: %w", err)
@@ -177,5 +192,8 @@ func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
 	u.Log.Log(ctx, level, "no connection to hub", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
 	u.tally.update(func(s *State) { s.LastError = err.Error() })
 	u.tally.wait("next attempt", pause)
-	return sleep(ctx, pause)
+	resting, end := u.unlessChanged(ctx)
+	defer end()
+	sleep(resting, pause)
+	return ctx.Err() == nil
 }

@@ -194,7 +194,7 @@ func (d *door) put(w http.ResponseWriter, r *http.Request) {
 		storageError(w, http.StatusForbidden, "AuthenticationFailed")
 		return
 	}
-	body := http.MaxBytesReader(w, r.Body, int64(d.cfg.MaxFile))
+	body := http.MaxBytesReader(w, r.Body, int64(d.cfg.Load().MaxFile))
 	take := func(read func(io.Reader) error) error {
 		cut := func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) } // it has ended if that fails
 		return d.places.take(r.Context(), h.Leaf, body, cut, read)

@@ -397,11 +397,11 @@ func (w *sender) budget(ctx context.Context, n int) error {
 	if !day.Equal(w.day) {
 		w.day, w.sentDay = day, 0
 	}
-	if w.cfg.Daily > 0 && w.sentDay+int64(n) > int64(w.cfg.Daily) {
+	if w.cfg.Load().Daily > 0 && w.sentDay+int64(n) > int64(w.cfg.Load().Daily) {
 		return errBudget
 	}
 	w.sentDay += int64(n)
-	t := time.NewTimer(time.Duration(float64(n) / float64(w.cfg.Rate) * float64(time.Second)))
+	t := time.NewTimer(time.Duration(float64(n) / float64(w.cfg.Load().Rate) * float64(time.Second)))
 	defer t.Stop()
 	select {
 	case <-t.C:

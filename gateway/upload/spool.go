@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,7 +58,7 @@ var (
 // Spool is the files on flash. Safe for concurrent use.
 type Spool struct {
 	dir   string
-	cfg   Config
+	cfg   atomic.Pointer[Config] // see Configure
 	log   *slog.Logger
 	whole chan struct{} // capacity 1: a file has been finished
 
@@ -121,13 +122,18 @@ type head struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// Configure changes the configuration, which must be valid. What is on flash stays,
+// also above a smaller bound.
+func (s *Spool) Configure(cfg Config) { s.cfg.Store(&cfg) }
+
 // Open opens the spool in dir, and makes it if it is not there. What cannot be
 // read is set aside and logged.
 func Open(dir string, cfg Config, log *slog.Logger) (*Spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Spool{dir: dir, cfg: cfg, log: log, whole: make(chan struct{}, 1), files: make(map[string]*file)}
+	s := &Spool{dir: dir, log: log, whole: make(chan struct{}, 1), files: make(map[string]*file)}
+	s.cfg.Store(&cfg)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -255,7 +261,7 @@ func (s *Spool) Begin(leaf, name string, now time.Time) (id string, err error) {
 		s.mu.Unlock()
 		return "", ErrMany
 	}
-	if s.bytes+perBlock > int64(s.cfg.MaxBytes) {
+	if s.bytes+perBlock > int64(s.cfg.Load().MaxBytes) {
 		s.mu.Unlock()
 		return "", ErrBound
 	}
@@ -356,9 +362,9 @@ func (s *Spool) reserve(f *file, block string, n int) error {
 		return ErrGone
 	case f.head.Whole:
 		return ErrWhole
-	case !again && len(f.blocks) >= maxBlocks, f.end+int64(n) > int64(s.cfg.MaxFile):
+	case !again && len(f.blocks) >= maxBlocks, f.end+int64(n) > int64(s.cfg.Load().MaxFile):
 		return ErrTooBig
-	case s.bytes+int64(n) > int64(s.cfg.MaxBytes):
+	case s.bytes+int64(n) > int64(s.cfg.Load().MaxBytes):
 		return ErrBound
 	}
 	s.bytes += int64(n)
@@ -598,7 +604,7 @@ func (s *Spool) abandon(now time.Time) {
 	s.mu.Lock()
 	var old []*file
 	for _, f := range s.files {
-		if !f.head.Whole && now.Sub(f.head.Started) > s.cfg.Abandon.D() {
+		if !f.head.Whole && now.Sub(f.head.Started) > s.cfg.Load().Abandon.D() {
 			old = append(old, f)
 		}
 	}

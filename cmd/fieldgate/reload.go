@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
+	"github.com/fieldgate/fieldgate/gateway/identity"
+	"github.com/fieldgate/fieldgate/gateway/store"
+)
+
+// A running gateway takes over a changed configuration in one go. First everything
+// that can fail is done beside what runs: reading, checking, loading certificates.
+// Then the parts are told, one after the other, and nothing can stand in the way but a
+// store that cannot be read. A change that cannot be made while
+// it runs is not made in part: then nothing changes, and whoever asked is told which
+// keys are the reason.
+
+// needsRestart is the error of a configuration that differs in keys that count only
+// when the gateway starts again. Nothing of it was taken over.
+type needsRestart []string
+
+func (keys needsRestart) Error() string {
+	return "counts only when the gateway starts again: " + strings.Join(keys, ", ")
+}
+
+// reloader changes the configuration of a gateway that runs. Safe for concurrent use.
+type reloader struct {
+	g     *assembly
+	file  string
+	store *store.Store
+	keys  *identity.Keyring
+	proof *identity.Proofs
+
+	mu     sync.Mutex
+	says   *settings         // what the files said when they were last taken over; guarded by mu
+	prints map[string]string // of the files that are read only then; guarded by mu
+}
+
+// newReloader makes one for a gateway of this configuration.
+func newReloader(g *assembly, s *store.Store, keys *identity.Keyring, proofs *identity.Proofs) *reloader {
+	return &reloader{g: g, file: g.cfg.file, store: s, keys: keys, proof: proofs, says: g.cfg.says, prints: g.cfg.prints}
+}
+
+// onSignal takes over the configuration whenever a signal comes, until ctx ends.
+func (r *reloader) onSignal(ctx context.Context, hup <-chan os.Signal) error {
+	for {
+		select {
+		case <-hup:
+			r.obey()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// obey does what a signal asks for, and says how it went in the log.
+func (r *reloader) obey() {
+	unlock, err := lockFolder(r.g.cfg.folder())
+	if err != nil {
+		r.g.log.Error("configuration is as it was", "error", err)
+		return
+	}
+	defer unlock()
+	next, err := loadRunning(r.file, nil)
+	if err != nil {
+		r.g.log.Error("configuration is as it was", "error", err, "next", "fieldgate config validate "+r.file)
+		return
+	}
+	changed, err := r.takeOver(next)
+	switch {
+	case len(changed) == 0 && err == nil:
+		r.g.log.Info("configuration is taken over", "changed", "nothing")
+	case err == nil:
+		r.g.log.Info("configuration is taken over", "changed", keysOf(changed))
+	default:
+		r.g.log.Error("configuration is as it was", "error", err)
+	}
+}
+
+func keysOf(all []differing) string {
+	names := make([]string, len(all))
+	for i, d := range all {
+		names[i] = d.Key
+	}
+	return strings.Join(names, " ")
+}
+
+// compare says in what a configuration differs from the one that runs, and which of
+// the keys need a restart. Files that keys name count as their keys.
+func (r *reloader) compare(next *config) (changed []differing, restart needsRestart) {
+	changed = difference(r.says, next.says)
+	for _, key := range watchedFiles {
+		if r.prints[key] != next.prints[key] && !slices.ContainsFunc(changed, func(d differing) bool { return d.Key == key }) {
+			one := next.says.byName()[key]
+			changed = append(changed, differing{key, one.seen(), one.seen(), one.changeWord()})
+		}
+	}
+	for _, d := range changed {
+		if d.Change == changeRestart {
+			restart = append(restart, d.Key)
+		}
+	}
+	return changed, restart
+}
+
+// takeOver makes a configuration count, and returns in what it differs from the one
+// before. The error is of type needsRestart if it cannot; after that and after
+// every other error nothing has changed.
+func (r *reloader) takeOver(next *config) ([]differing, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed, restart := r.compare(next)
+	if len(restart) > 0 {
+		return changed, restart
+	}
+	if err := r.tell(next, changed); err != nil {
+		return changed, err
+	}
+	r.says, r.prints = next.says, next.prints
+	for _, w := range next.warnings {
+		r.g.log.Warn("configuration", "at", w.Place(), "warning", w.Message)
+	}
+	return changed, nil
+}
+
+// tell tells all parts.
+func (r *reloader) tell(next *config, changed []differing) error {
+	g := r.g
+	link := slices.ContainsFunc(changed, func(d differing) bool {
+		table, _, _ := strings.Cut(d.Key, ".")
+		return d.Change == changeReconnect && (table == "hub" || table == "uplink")
+	})
+	transport, err := newTransport(next, r.proof, r.keys, g.clock, g.log.With("part", "uplink"))
+	if err != nil {
+		return err
+	}
+	files, err := fileClient(next, g.clock)
+	if err != nil {
+		return err
+	}
+	enroller, err := newEnroller(next, g.clock)
+	if err != nil {
+		return err
+	}
+	if err := g.broker.Configure(next.Broker); err != nil {
+		return err
+	}
+	g.level.Set(next.Log.Level)
+	r.store.ConfigureLanes(next.Store.Lanes)
+	g.path.Configure(next.Path)
+	g.twins.Configure(next.Twin)
+	g.files.Configure(next.Upload)
+	if slices.ContainsFunc(changed, func(d differing) bool { return strings.HasPrefix(d.Key, "module") }) {
+		g.path.SetModules(next.modules)
+		g.down.SetModules(next.modules)
+	}
+	g.broker.SetRules(rulesOf(next))
+	g.broker.SetMayListen(listeningOf(next))
+	reproven := r.tellLeaves(next)
+	if own := next.Hub.Own.DeviceID; own != "" {
+		r.keys.Put(own, next.ownKey)
+	}
+	if link {
+		g.fileClient.Store(files)
+		r.proof.SetEnroller(enroller)
+	}
+	if link || reproven {
+		g.uplink.Renew(next.Uplink, transport)
+	}
+	return nil
+}
+
+// tellLeaves admits, changes and removes leaves. reproven says that one that was
+// known before is proven to the hub in another way. One of which the store cannot tell
+// whether it is enrolled stays as it was.
+func (r *reloader) tellLeaves(next *config) (reproven bool) {
+	roster := r.g.roster
+	stays := make(map[string]bool)
+	for _, l := range next.leaves {
+		stays[l.ID] = true
+		old, known := roster.leaf(l.ID)
+		if known && l.same(&old) {
+			continue
+		}
+		reproven = reproven || known && (l.auth != old.auth || !l.key.Equal(old.key))
+		if err := roster.admit(l); err != nil {
+			r.g.log.Error("leaf is as it was", "leaf", l.ID, "error", err)
+		}
+	}
+	for _, l := range roster.all() {
+		if !stays[l.ID] {
+			roster.dismiss(l.ID)
+		}
+	}
+	return reproven
+}
+
+// same says whether nothing about a leaf has changed for the table and the proofs.
+func (l *leaf) same(o *leaf) bool {
+	return l.ID == o.ID && l.Disabled == o.Disabled && l.Password == o.Password && l.Thumbprints == o.Thumbprints &&
+		l.Key.Equal(o.Key) && l.auth == o.auth && l.key.Equal(o.key) && slices.Equal(l.mayListen, o.mayListen)
+}
+
+// rulesOf compiles the rules of a configuration; nil is none.
+func rulesOf(c *config) *mapping.Rules {
+	if len(c.rules) == 0 {
+		return nil
+	}
+	return mapping.Compile(c.rules)
+}
+
+// listeningOf says to which leaves logins may listen.
+func listeningOf(c *config) map[string][]string {
+	all := make(map[string][]string)
+	for _, l := range c.leaves {
+		if len(l.mayListen) > 0 {
+			all[l.ID] = l.mayListen
+		}
+	}
+	return all
+}
+
+// watchedFiles are the keys that name files whose content is read once, when the key
+// counts. Those of leaves and listeners are read at every turn.
+var watchedFiles = []string{
+	"hub.ca_file", "hub.proxy_password_file", "hub.password_file", "hub.key_file", "enrol.group_key_file", "enrol.policy_key_file",
+}
+
+// printsOf says by key what is in those files, without giving it away.
+func printsOf(c *config) map[string]string {
+	prints := make(map[string]string)
+	for key, file := range map[string]string{
+		"hub.ca_file": c.Hub.CAFile, "hub.proxy_password_file": c.Hub.ProxyPasswordFile,
+		"hub.password_file": c.Hub.Broker.PasswordFile, "hub.key_file": c.Hub.Own.KeyFile,
+		"enrol.group_key_file": c.Enrol.GroupKeyFile, "enrol.policy_key_file": c.Enrol.PolicyKeyFile,
+	} {
+		if text, err := os.ReadFile(c.resolve(file)); file != "" && err == nil {
+			prints[key] = fmt.Sprintf("%x", sha256.Sum256(bytes.TrimSpace(text)))
+		}
+	}
+	return prints
+}
+
+// live is what changes in an assembly that runs.
+type live struct {
+	level      *slog.LevelVar
+	fileClient atomic.Pointer[http.Client] // to the hub over HTTPS, for files
+}
+
+// Do sends a request the way that counts now.
+func (l *live) Do(r *http.Request) (*http.Response, error) { return l.fileClient.Load().Do(r) }

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// rewrite changes a file of a test's configuration.
+func rewrite(t *testing.T, file string, oldNew ...string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(oldNew); i += 2 {
+		if !strings.Contains(string(text), oldNew[i]) {
+			t.Fatalf("%s has no %q", file, oldNew[i])
+		}
+		text = []byte(strings.Replace(string(text), oldNew[i], oldNew[i+1], 1))
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hangUp(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A signal makes the daemon take over what has changed, and only as a whole.
+func TestHangUpTakesOverTheConfiguration(t *testing.T) {
+	file := folder(t, exampleText(t))
+	d := start(t, file)
+	ready := d.logged("ready", "", "")
+
+	rewrite(t, file, "level = \"info\"", "level = \"debug\"", "max_connections = 500", "max_connections = 400",
+		"spill_after = \"250ms\"", "spill_after = \"300ms\"", "keep_alive = \"30s\"", "keep_alive = \"40s\"")
+	hangUp(t)
+	d.logged("configuration is taken over", "changed", "hub.keep_alive broker.max_connections lane.telemetry.spill_after log.level")
+
+	// A file that a key names counts as well: a certificate that was renewed.
+	cert, key := certificate(t)
+	for name, text := range map[string]string{"cert.pem": cert, "key.pem": key} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(file), name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hangUp(t)
+	d.logged("configuration is taken over", "changed", "nothing")
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM([]byte(cert))
+	c, err := tls.Dial("tcp", fmt.Sprint(ready["addresses"].([]any)[0]), &tls.Config{RootCAs: trusted, ServerName: "gate-7.example"})
+	if err != nil {
+		t.Fatalf("the listener does not show its new certificate: %v", err)
+	}
+	c.Close()
+
+	// A mistake changes nothing, nor does a key that needs a restart.
+	rewrite(t, file, "max_connections = 400", "max_connections = 300", "window = 64", "widnow = 64")
+	hangUp(t)
+	d.logged("configuration is as it was", "next", "fieldgate config validate "+file)
+	rewrite(t, file, "widnow = 64", "window = 64", "min_free = \"32MiB\"", "min_free = \"33MiB\"")
+	hangUp(t)
+	d.logged("configuration is as it was", "error", "counts only when the gateway starts again: store.min_free")
+	rewrite(t, file, "min_free = \"33MiB\"", "min_free = \"32MiB\"")
+	hangUp(t)
+	d.logged("configuration is taken over", "changed", "broker.max_connections") // it had not counted yet
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d:\n%s", code, strings.Join(d.log.lines(), ""))
+	}
+}
+
+// Every key that does not need a restart has somebody who is told: the parts take
+// over whole tables, so it is enough that these are known here.
+func TestEveryLiveTableIsTakenOver(t *testing.T) {
+	known := map[string]bool{
+		"hub": true, "uplink": true, "broker": true, "twin": true, "upload": true, "path": true, "lane": true, "log": true,
+		"leaf": true, "map": true, "module": true,
+	}
+	eachKey(configShape(), func(k *key) {
+		table, _, _ := strings.Cut(strings.TrimSuffix(k.path, "[]"), ".")
+		table = strings.TrimSuffix(table, "[]")
+		if k.table == nil && k.change() != changeRestart && !known[table] {
+			t.Errorf("%s is marked %s, but reload.go tells nobody", k.path, k.change())
+		}
+	})
+}
