@@ -12,14 +12,15 @@ import (
 
 // Exit codes. The operator's scripts rely on them: they never change.
 const (
-	exitOK         = 0
-	exitFailed     = 1
-	exitUsage      = 2
-	exitConfig     = 3 // invalid configuration, for the commands of the operator
-	exitNotRunning = 4 // no daemon answers
-	exitTimedOut   = 7
-	exitNotFound   = 8
-	exitForbidden  = 9 // refused by policy
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitConfig      = 3 // invalid configuration, for the commands of the operator
+	exitNotRunning  = 4 // no daemon answers
+	exitUnreachable = 5 // of the hub
+	exitTimedOut    = 7
+	exitNotFound    = 8
+	exitForbidden   = 9 // refused by policy
 
 	exitExConfig = 78 // the same for the daemon: EX_CONFIG of sysexits.h, tells systemd not to restart
 )

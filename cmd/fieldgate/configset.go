@@ -20,9 +20,9 @@ import (
 // countsHint says what makes changes count.
 func countsHint(all []differing) string {
 	if slices.ContainsFunc(all, func(d differing) bool { return d.Change == changeRestart }) {
-		return "it counts when the gateway starts again: systemctl restart fieldgate"
+		return "make it count: fieldgate config apply --restart"
 	}
-	return "it counts when the gateway is told: systemctl reload fieldgate"
+	return "make it count: fieldgate config apply"
 }
 
 func setKeyCommand(std streams) *cobra.Command {

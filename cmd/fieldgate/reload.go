@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
@@ -33,7 +31,8 @@ func (keys needsRestart) Error() string {
 	return "counts only when the gateway starts again: " + strings.Join(keys, ", ")
 }
 
-// reloader changes the configuration of a gateway that runs. Safe for concurrent use.
+// reloader changes the configuration of a gateway that runs. Not safe for concurrent
+// use: the applier keeps its calls apart.
 type reloader struct {
 	g     *assembly
 	file  string
@@ -41,9 +40,8 @@ type reloader struct {
 	keys  *identity.Keyring
 	proof *identity.Proofs
 
-	mu     sync.Mutex
-	says   *settings         // what the files said when they were last taken over; guarded by mu
-	prints map[string]string // of the files that are read only then; guarded by mu
+	says   *settings         // what the files said when they were last taken over
+	prints map[string]string // of the files that are read only then
 }
 
 // newReloader makes one for a gateway of this configuration.
@@ -51,32 +49,21 @@ func newReloader(g *assembly, s *store.Store, keys *identity.Keyring, proofs *id
 	return &reloader{g: g, file: g.cfg.file, store: s, keys: keys, proof: proofs, says: g.cfg.says, prints: g.cfg.prints}
 }
 
-// onSignal takes over the configuration whenever a signal comes, until ctx ends.
-func (r *reloader) onSignal(ctx context.Context, hup <-chan os.Signal) error {
-	for {
-		select {
-		case <-hup:
-			r.obey()
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// obey does what a signal asks for, and says how it went in the log.
-func (r *reloader) obey() {
+// obey does what a signal asks for, and says how it went in the log. It says whether
+// the configuration counts now.
+func (r *reloader) obey() bool {
 	unlock, err := lockFolder(r.g.cfg.folder())
 	if err != nil {
 		r.g.log.Error("configuration is as it was", "error", err)
-		return
+		return false
 	}
 	defer unlock()
 	next, err := loadRunning(r.file, nil)
 	if err != nil {
 		r.g.log.Error("configuration is as it was", "error", err, "next", "fieldgate config validate "+r.file)
-		return
+		return false
 	}
-	changed, err := r.takeOver(next)
+	changed, _, err := r.takeOver(next)
 	switch {
 	case len(changed) == 0 && err == nil:
 		r.g.log.Info("configuration is taken over", "changed", "nothing")
@@ -85,6 +72,7 @@ func (r *reloader) obey() {
 	default:
 		r.g.log.Error("configuration is as it was", "error", err)
 	}
+	return err == nil
 }
 
 func keysOf(all []differing) string {
@@ -114,27 +102,25 @@ func (r *reloader) compare(next *config) (changed []differing, restart needsRest
 }
 
 // takeOver makes a configuration count, and returns in what it differs from the one
-// before. The error is of type needsRestart if it cannot; after that and after
+// before, and whether the connection to the hub is replaced for it. The error is of type needsRestart if it cannot; after that and after
 // every other error nothing has changed.
-func (r *reloader) takeOver(next *config) ([]differing, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *reloader) takeOver(next *config) (changed []differing, renewed bool, err error) {
 	changed, restart := r.compare(next)
 	if len(restart) > 0 {
-		return changed, restart
+		return changed, false, restart
 	}
-	if err := r.tell(next, changed); err != nil {
-		return changed, err
+	if renewed, err = r.tell(next, changed); err != nil {
+		return changed, false, err
 	}
 	r.says, r.prints = next.says, next.prints
 	for _, w := range next.warnings {
 		r.g.log.Warn("configuration", "at", w.Place(), "warning", w.Message)
 	}
-	return changed, nil
+	return changed, renewed, nil
 }
 
-// tell tells all parts.
-func (r *reloader) tell(next *config, changed []differing) error {
+// tell tells all parts. renewed says that the connection to the hub is replaced.
+func (r *reloader) tell(next *config, changed []differing) (renewed bool, err error) {
 	g := r.g
 	link := slices.ContainsFunc(changed, func(d differing) bool {
 		table, _, _ := strings.Cut(d.Key, ".")
@@ -142,18 +128,18 @@ func (r *reloader) tell(next *config, changed []differing) error {
 	})
 	transport, err := newTransport(next, r.proof, r.keys, g.clock, g.log.With("part", "uplink"))
 	if err != nil {
-		return err
+		return false, err
 	}
 	files, err := fileClient(next, g.clock)
 	if err != nil {
-		return err
+		return false, err
 	}
 	enroller, err := newEnroller(next, g.clock)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := g.broker.Configure(next.Broker); err != nil {
-		return err
+		return false, err
 	}
 	g.level.Set(next.Log.Level)
 	r.store.ConfigureLanes(next.Store.Lanes)
@@ -174,10 +160,11 @@ func (r *reloader) tell(next *config, changed []differing) error {
 		g.fileClient.Store(files)
 		r.proof.SetEnroller(enroller)
 	}
-	if link || reproven {
+	renewed = link || reproven
+	if renewed {
 		g.uplink.Renew(next.Uplink, transport)
 	}
-	return nil
+	return renewed, nil
 }
 
 // tellLeaves admits, changes and removes leaves. reproven says that one that was

@@ -51,16 +51,39 @@ that has changed, if that needs no restart: see "fieldgate config list".`,
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the first moment: one that comes early must not be the end
 			defer signal.Stop(hup)
-			cfg, err := loadRunning(file, nil)
-			if err != nil {
-				return configFailure(file, err, exitExConfig, "mend it, then check it: fieldgate config validate "+file)
-			}
-			level := new(slog.LevelVar)
-			return runGateway(cmd.Context(), cfg, newLog(cfg.Log, level, std), level, hup)
+			return keepRunning(cmd.Context(), file, std, hup)
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", defaultConfig(), "configuration `FILE`")
 	return c
+}
+
+// keepRunning runs the gateway, again with another configuration when that asks for it.
+func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Signal) error {
+	changes, texts, said, closing := openApplier(file)
+	defer closing()
+	for {
+		cfg, err := loadRunning(file, texts)
+		texts = nil
+		if err != nil {
+			err = configFailure(file, err, exitExConfig, "mend it, then check it: fieldgate config validate "+file)
+		} else {
+			level := new(slog.LevelVar)
+			log := newLog(cfg.Log, level, std)
+			for _, what := range said {
+				log.Error("configuration", "warning", what)
+			}
+			said = nil
+			err = runGateway(ctx, cfg, log, level, changes, hup)
+		}
+		switch {
+		case errors.Is(err, errAgain):
+		case err == nil, !changes.startFailed(err):
+			return err
+		default:
+			said = []string{"rolled back, for the gateway could not go on with it: " + err.Error()}
+		}
+	}
 }
 
 func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
@@ -74,7 +97,7 @@ func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
 
 // runGateway makes the parts, joins them and runs them until ctx ends. When it
 // returns, everything that a leaf was told is safe is settled or on flash.
-func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.LevelVar, hup <-chan os.Signal) error {
+func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.LevelVar, changes *applier, hup <-chan os.Signal) error {
 	events := new(journal)
 	log = events.watch(log)
 	for _, w := range cfg.warnings {
@@ -94,12 +117,16 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.
 	if err != nil {
 		return &failure{exitFailed, "cannot open the store; nothing in it was changed", err, storeAdvice(err)}
 	}
-	g, err := assemble(cfg, queue, clock, hardware, log, level, events)
+	g, err := assemble(cfg, queue, clock, hardware, log, level, changes, events)
 	if err == nil {
-		err = runStages(ctx, g.stages(goodTime, hup)...)
+		err = runStages(ctx, g.stages(goodTime, changes, hup)...)
 	}
 	if closing := queue.Close(); err == nil {
 		err = closing
+	}
+	if errors.Is(err, errAgain) {
+		log.Info("starting again with another configuration")
+		return err
 	}
 	if err != nil {
 		return &failure{exitFailed, "the gateway cannot go on", err, "start it again; what was acknowledged is on flash"}
@@ -161,7 +188,7 @@ type assembly struct {
 
 // assemble makes the parts from the store outwards, in the order of design
 // section 5 backwards: whoever hands over is made after whoever takes.
-func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *board.Board, log *slog.Logger, level *slog.LevelVar, events *journal) (*assembly, error) {
+func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *board.Board, log *slog.Logger, level *slog.LevelVar, changes *applier, events *journal) (*assembly, error) {
 	g := &assembly{cfg: cfg, log: log, clock: clock, memory: new(memory), board: hardware}
 	g.level = level
 	keys := identity.NewKeyring(cfg.Hub.Host)
@@ -220,7 +247,8 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	c.certs = g.certificates(transport)
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
 	g.control = control.New(cfg.Control, control.Parts{
-		State: func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
+		Configuration: changes,
+		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Devices: &devices{
 			roster: g.roster, files: leafFiles{cfg.file}, down: g.down, twins: g.twins, proofs: proofs, seen: seen,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
@@ -336,11 +364,11 @@ func (g *assembly) collector() *collector {
 // nothing more is taken from leaves, then the hub settles what it has, then twins
 // and path bring to flash what is left. The board is last: the watchdog guards
 // stopping as well.
-func (g *assembly) stages(goodTime string, hup <-chan os.Signal) [][]part {
+func (g *assembly) stages(goodTime string, changes *applier, hup <-chan os.Signal) [][]part {
 	doors := []part{
 		{"broker", g.broker.Run},
 		{"ready", g.sayReady},
-		{"reload", func(ctx context.Context) error { return g.reload.onSignal(ctx, hup) }},
+		{"configuration", func(ctx context.Context) error { return changes.watch(ctx, g.reload, hup) }},
 		{"clock", func(ctx context.Context) error { return noteGoodTime(ctx, g.clock, goodTime, g.log) }},
 	}
 	for _, d := range g.drivers {

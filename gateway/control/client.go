@@ -194,6 +194,11 @@ func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.R
 		return nil, fmt.Errorf("%w: %s", ErrForbidden, p.Error)
 	case http.StatusConflict:
 		return nil, fmt.Errorf("%w: %s", ErrConflict, strings.TrimPrefix(p.Error, ErrConflict.Error()+": "))
+	case http.StatusUnprocessableEntity:
+		e := new(Invalid)
+		if json.Unmarshal([]byte(p.Error), &e.Mistakes) == nil {
+			return nil, e
+		}
 	case http.StatusNotFound:
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Error)
 	case http.StatusGatewayTimeout:

@@ -23,6 +23,9 @@ const DefaultSocket = "/run/fieldgate/control.sock"
 // maxRequest bounds the body of a request, in bytes.
 const maxRequest = 1 << 20
 
+// farewell is how long answers under way may take at the end.
+const farewell = time.Second
+
 // Config is the table [control] of the configuration.
 type Config struct {
 	// Socket is the file of the unix socket, "" for none.
@@ -49,6 +52,8 @@ type Parts struct {
 	// Replay puts a letter back into its lane, see gateway.Path.
 	Replay  func(context.Context, gateway.DeadLetter) error
 	Devices Devices
+	// Configuration is nil where it cannot be changed.
+	Configuration Configuration
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
 	Log    *slog.Logger
@@ -85,11 +90,20 @@ func (s *Server) Run(ctx context.Context) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		// Whoever has asked for the end is to be answered.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		_ = server.Shutdown(last)
+		_ = server.Close()
+	})
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-closed
 	return nil
 }
 
@@ -132,6 +146,11 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/dead-letters/export", s.may(reading, s.export))
 	mux.HandleFunc("POST /v1/dead-letters/replay", s.may(changing, s.replay))
 	mux.HandleFunc("POST /v1/dead-letters/purge", s.may(changing, s.purge))
+	if s.Configuration != nil {
+		mux.HandleFunc("POST /v1/config", s.may(changing, s.apply))
+		mux.HandleFunc("GET /v1/config/revisions", s.may(reading, s.revisions))
+		mux.HandleFunc("GET /v1/config/revisions/{number}", s.may(changing, s.revisionFiles)) // there may be secrets in them
+	}
 	mux.HandleFunc("GET /v1/devices", s.may(reading, s.listDevices))
 	mux.HandleFunc("GET /v1/devices/{id}", s.may(reading, s.showDevice))
 	mux.HandleFunc("POST /v1/devices", s.may(changing, s.addDevice))

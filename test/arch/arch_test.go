@@ -51,9 +51,10 @@ var mayImport = []arrow{
 	{"board", nil},
 
 	// The shipped binary ties them together.
-	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "cmd/fieldgate/strict", "cmd/fieldgate/edit"}},
+	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/revision"}},
 	{"cmd/fieldgate/strict", []string{"gateway"}},
 	{"cmd/fieldgate/edit", nil},
+	{"cmd/fieldgate/revision", nil},
 
 	// The hub on the bench shares no code with the gateway: if both spelt a
 	// property wrong the same way, every test would pass.

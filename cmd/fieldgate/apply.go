@@ -1,0 +1,525 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/revision"
+	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
+)
+
+// How a configuration is applied so that nobody is locked out:
+//
+//  1. It is read and checked beside what runs, and compared with it.
+//  2. It is noted on flash as being on trial, beside the last good one.
+//  3. Its files take the place of the old ones, and the parts are told; if keys need
+//     that, and the operator agrees, the gateway starts again within its process.
+//  4. If the connection to the hub stood before, it has to be back in time, and the hub
+//     has to take the leaves that it took before. Then the new one is noted as good;
+//     else the files of the last good one are put back, and count.
+//
+// Whenever the process ends with a trial not ended, the next one begins with putting
+// back the files of the last good one. So there is no moment at which a kill or a
+// power cut leaves behind a configuration that has not proven itself.
+
+// errAgain says that the gateway is to start again with the configuration that its
+// files have now.
+var errAgain = errors.New("the configuration needs the gateway to start again")
+
+// applier applies configurations. One outlives the gateways that start again within
+// the process. Safe for concurrent use.
+type applier struct {
+	file string
+	book *revision.Book // guarded by mu
+
+	mu    sync.Mutex
+	gate  *reloader // of the gateway that runs, nil while none does or it is to end; guarded by mu
+	trial *trial    // guarded by mu; nil: there is none
+	again func()    // has the gateway start again; guarded by mu
+}
+
+// trial is what a configuration has to prove.
+type trial struct {
+	number int
+	until  time.Time // by the monotonic clock
+	limit  time.Duration
+	link   bool         // the connection to the hub has to be back; else it is enough that leaves can connect
+	before uplink.State // of the uplink that worked; connections are counted anew after a restart
+	fresh  bool         // a new connection has to come, the old one proves nothing
+}
+
+// openApplier reads what is kept in the data folder, and puts back what was good if a
+// trial was not ended. The texts that it returns are to be used in the place of files,
+// which may not have been written. Nothing that fails is a reason not to run; said is
+// what is to be told of it. close lets go of the folder.
+func openApplier(file string) (a *applier, texts map[string][]byte, said []string, closing func()) {
+	dir := filepath.Join(dataDirOf(file), "config")
+	say := func(what string, err error) { said = append(said, fmt.Sprintf("%s: %v", what, err)) }
+	a = &applier{file: file}
+	closing, busy := alone(dir)
+	var err error
+	if a.book, err = revision.Open(dir); err != nil {
+		say("revisions of the configuration cannot be read", err)
+	}
+	unproven, known := a.book.Trial()
+	if !known || errors.Is(busy, unix.EWOULDBLOCK) { // of another daemon, which has the store, too
+		return a, nil, said, closing
+	}
+	if texts, err = a.undo("the gateway ended before it had proven itself"); err != nil {
+		say("files of the last good configuration cannot be put back; it counts all the same", err)
+	}
+	say(fmt.Sprintf("configuration is rolled back to revision %d", a.mustGood()), fmt.Errorf("the gateway ended before revision %d had proven itself", unproven.Number))
+	return a, texts, said, closing
+}
+
+func (a *applier) mustGood() int {
+	good, _ := a.book.Good()
+	return good.Number
+}
+
+// alone makes a folder and keeps other processes from working on it, until free. The
+// error is unix.EWOULDBLOCK if one does.
+func alone(dir string) (free func(), err error) {
+	free = func() {}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return free, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return free, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return free, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// dataDirOf returns the data folder of a configuration that may have mistakes.
+func dataDirOf(file string) string {
+	dir := defaults().Gateway.DataDir
+	if s, err := readSettings(file, false); err == nil {
+		if one := s.byName()["gateway.data_dir"]; one != nil {
+			if text, ok := one.value.(string); ok && text != "" {
+				dir = text
+			}
+		}
+	}
+	return (&config{file: file}).resolve(dir)
+}
+
+// undo puts back the files of the last good revision and ends the trial. Where they
+// cannot be written the trial stays, so that the next start tries again. The texts are
+// those of that revision in any case.
+func (a *applier) undo(why string) (texts map[string][]byte, err error) {
+	good, known := a.book.Good()
+	if !known {
+		return nil, a.book.End(revision.Undone, why)
+	}
+	if texts, err = textsOf(a.file, good.Files); err != nil {
+		return nil, err
+	}
+	if err := putFiles(a.file, texts); err != nil {
+		return texts, err
+	}
+	return texts, a.book.End(revision.Undone, why)
+}
+
+// filesOf reads the files that make up a revision. Those that the gateway writes
+// itself, one for a leaf, are not among them: they follow what leaves do.
+func filesOf(file string) (revision.Files, error) {
+	names, err := revisionNames(file)
+	if err != nil {
+		return nil, err
+	}
+	files := make(revision.Files)
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join(filepath.Dir(file), name))
+		if err != nil {
+			return nil, err
+		}
+		files[name] = string(text)
+	}
+	return files, nil
+}
+
+// revisionNames are the files that are there, as seen from the folder.
+func revisionNames(file string) ([]string, error) {
+	names := []string{filepath.Base(file)}
+	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
+	for _, name := range dropIns {
+		if !strings.HasSuffix(name, leafSuffix) {
+			names = append(names, filepath.Join("leaf.d", filepath.Base(name)))
+		}
+	}
+	return names, err
+}
+
+// textsOf returns what a revision makes of the files that are there: nil for one that
+// it does not have.
+func textsOf(file string, files revision.Files) (map[string][]byte, error) {
+	texts := make(map[string][]byte)
+	there, err := revisionNames(file)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range there {
+		texts[filepath.Join(filepath.Dir(file), name)] = nil
+	}
+	for name, text := range files {
+		texts[filepath.Join(filepath.Dir(file), name)] = []byte(text)
+	}
+	return texts, nil
+}
+
+// putFiles makes files what the texts say; nil removes. Those that are so already are
+// left alone. It can be done again after it was broken off.
+func putFiles(file string, texts map[string][]byte) error {
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		text := texts[name]
+		old, err := os.ReadFile(name)
+		switch {
+		case err == nil && text == nil && name != file:
+			err = errors.Join(os.Remove(name), syncFolder(filepath.Dir(name)))
+		case err == nil && string(old) == string(text):
+		case err == nil:
+			err = replaceFile(name, text)
+		case errors.Is(err, fs.ErrNotExist) && text == nil:
+			err = nil
+		case errors.Is(err, fs.ErrNotExist):
+			if err = os.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+				err = writeNew(name, string(text), 0o640)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin says that a gateway runs now; again has it end, to start again.
+func (a *applier) begin(r *reloader, again func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gate, a.again = r, again
+	if a.trial == nil {
+		a.noteLocked("start")
+	}
+}
+
+// end says that the gateway runs no more.
+func (a *applier) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gate = nil
+}
+
+// noteLocked keeps what runs as a good revision. That it cannot be kept is no reason
+// not to run.
+func (a *applier) noteLocked(by string) {
+	files, err := filesOf(a.file)
+	if err == nil {
+		_, err = a.book.Add(files, by, revision.Good, time.Now())
+	}
+	if err != nil {
+		a.gate.g.log.Warn("cannot keep this revision of the configuration", "error", err)
+	}
+}
+
+// Revisions is described at control.Configuration.
+func (a *applier) Revisions() []control.ConfigRevision {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	running, _ := a.book.Trial()
+	if running.Number == 0 {
+		running, _ = a.book.Good()
+	}
+	var all []control.ConfigRevision
+	for _, r := range a.book.List() {
+		all = append(all, control.ConfigRevision{
+			Number: r.Number, Time: r.Time, By: r.By, State: string(r.State), Why: r.Why, Running: r.Number == running.Number,
+		})
+	}
+	return all
+}
+
+// RevisionFiles is described at control.Configuration.
+func (a *applier) RevisionFiles(number int) (map[string]string, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, known := a.book.Find(number)
+	return r.Files, known
+}
+
+// Apply is described at control.Configuration.
+func (a *applier) Apply(c control.ConfigChange, who string) (control.ConfigApplied, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gate == nil {
+		return control.ConfigApplied{}, fmt.Errorf("%w: the gateway is starting or stopping", control.ErrConflict)
+	}
+	if a.trial != nil {
+		return control.ConfigApplied{}, fmt.Errorf("%w: revision %d has to prove itself first, in %v at most", control.ErrConflict, a.trial.number, time.Until(a.trial.until).Round(time.Second))
+	}
+	unlock, err := lockFolder(filepath.Dir(a.file))
+	if err != nil {
+		return control.ConfigApplied{}, err
+	}
+	defer unlock()
+	files, err := a.wantedLocked(&c)
+	if err != nil {
+		return control.ConfigApplied{}, err
+	}
+	texts, err := textsOf(a.file, files)
+	if err != nil {
+		return control.ConfigApplied{}, err
+	}
+	next, err := loadRunning(a.file, texts)
+	if mistakes, ok := errors.AsType[invalid](err); ok {
+		e := new(control.Invalid)
+		for _, p := range mistakes {
+			e.Mistakes = append(e.Mistakes, p.Error())
+		}
+		return control.ConfigApplied{}, e
+	}
+	if err != nil {
+		return control.ConfigApplied{}, err
+	}
+	changed, restart := a.gate.compare(next)
+	if slices.Contains(restart, "gateway.data_dir") {
+		return control.ConfigApplied{}, fmt.Errorf("%w: gateway.data_dir is where this is kept: stop the gateway, move the folder, change the key, start it", control.ErrConflict)
+	}
+	out := control.ConfigApplied{Changes: []control.ConfigKey{}, Restart: len(restart) > 0}
+	for _, d := range changed {
+		out.Changes = append(out.Changes, control.ConfigKey(d))
+	}
+	good, _ := a.book.Good()
+	same := len(changed) == 0 && maps.Equal(good.Files, files)
+	if c.Look || same || len(restart) > 0 && !c.Restart {
+		return out, nil
+	}
+	return out, a.applyLocked(&out, next, files, texts, confirmTime(c.ConfirmSeconds), who)
+}
+
+// confirmTime is at most a day.
+func confirmTime(seconds float64) time.Duration {
+	return time.Duration(min(max(seconds, 0), 86400) * float64(time.Second))
+}
+
+// wantedLocked returns the files of the configuration that is asked for.
+func (a *applier) wantedLocked(c *control.ConfigChange) (revision.Files, error) {
+	if c.Revision != 0 {
+		r, known := a.book.Find(c.Revision)
+		if !known {
+			return nil, fmt.Errorf("%w: there is no revision %d", control.ErrNotFound, c.Revision)
+		}
+		return r.Files, nil
+	}
+	files, err := filesOf(a.file)
+	if err == nil && c.Text != nil {
+		files[filepath.Base(a.file)] = *c.Text
+	}
+	return files, err
+}
+
+// applyLocked is steps 2 and 3.
+func (a *applier) applyLocked(out *control.ConfigApplied, next *config, files revision.Files, texts map[string][]byte, limit time.Duration, who string) error {
+	log := a.gate.g.log
+	before := a.gate.g.uplink.State()
+	// What changes no connection and no leaf has nothing to prove at the hub.
+	link := limit > 0 && before.Connected && slices.ContainsFunc(out.Changes, func(k control.ConfigKey) bool {
+		return k.Change != changeLive || strings.HasPrefix(k.Key, "leaf")
+	})
+	number, err := a.book.Add(files, who, revision.OnTrial, time.Now())
+	if err != nil {
+		return fmt.Errorf("cannot keep the revision: %w", err)
+	}
+	failed := func(err error) error {
+		if _, undone := a.undo(err.Error()); undone != nil {
+			log.Error("cannot put back the files of the last good configuration", "error", undone)
+		}
+		return err
+	}
+	if err := putFiles(a.file, texts); err != nil {
+		return failed(fmt.Errorf("the gateway cannot write its configuration: %w", err))
+	}
+	fresh := out.Restart
+	if !out.Restart {
+		if _, fresh, err = a.gate.takeOver(next); err != nil {
+			return failed(err)
+		}
+	}
+	log.Info("configuration is applied", "revision", number, "by", who, "on_trial", link || out.Restart, "restart", out.Restart)
+	out.Revision, out.State = number, string(revision.OnTrial)
+	switch {
+	case out.Restart:
+		before.Connects = nil
+		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: link, before: before, fresh: true}
+		a.restartLocked()
+	case link:
+		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: true, before: before, fresh: fresh}
+	default:
+		out.State = string(revision.Good)
+		return a.book.End(revision.Good, "")
+	}
+	return nil
+}
+
+// restartLocked has the gateway start again. The one that runs proves nothing any more.
+func (a *applier) restartLocked() {
+	a.again()
+	a.gate = nil
+}
+
+// startLimit is how much longer a gateway that starts again may take until leaves can
+// connect: a store that was damaged is put in order first.
+const startLimit = time.Minute
+
+// lookEvery is how often a trial is looked at.
+const lookEvery = 200 * time.Millisecond
+
+// watch is step 4 for a gateway that runs, and obeys signals, until ctx ends. The error is errAgain when
+// the gateway is to start again.
+func (a *applier) watch(ctx context.Context, gate *reloader, hup <-chan os.Signal) error {
+	again := make(chan struct{}, 1)
+	a.begin(gate, func() {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	})
+	defer a.end()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.judge(time.Now())
+		case <-hup:
+			a.signalled()
+		case <-again:
+			return errAgain
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// judge ends the trial if it is time.
+func (a *applier) judge(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.trial
+	if t == nil || a.gate == nil {
+		return
+	}
+	s := a.gate.g.uplink.State()
+	why, until := "leaves could not connect", t.until.Add(startLimit)
+	if a.gate.g.ready() {
+		why, until = t.missing(&s, a.gate.g.clock().Wall), t.until
+	}
+	switch {
+	case why == "":
+		if err := a.book.End(revision.Good, ""); err != nil {
+			a.gate.g.log.Error("cannot note that the configuration has proven itself", "error", err)
+			return // it is tried again, and undone if that stays so
+		}
+		a.trial = nil
+		a.gate.g.log.Info("configuration has proven itself", "revision", t.number)
+	case now.After(until):
+		a.trial = nil
+		a.rollBackLocked(t.number, fmt.Sprintf("%s within %v", why, t.limit))
+	}
+}
+
+// missing says what the trial still lacks, "" for nothing. now is as the state's times
+// are.
+func (t *trial) missing(s *uplink.State, now time.Time) string {
+	if !t.link {
+		return ""
+	}
+	if !s.Connected || t.fresh && s.Connects[uplink.ConnectOK] <= t.before.Connects[uplink.ConnectOK] {
+		if s.LastError != "" && !s.Connected {
+			return "the connection to the hub was not back (" + s.LastError + ")"
+		}
+		return "the connection to the hub was not back"
+	}
+	for _, leaf := range slices.Sorted(maps.Keys(s.Refused)) {
+		if _, known := t.before.Refused[leaf]; !known {
+			return fmt.Sprintf("the hub did not take leaf %s any more (%s)", leaf, s.Refused[leaf])
+		}
+	}
+	// The hub says what it does not take only when there is something to be taken.
+	if settle := min(t.limit/4, settleTime); s.LastAccepted.Before(s.Since) && now.Sub(s.Since) < settle {
+		return "the connection to the hub was not back for long enough"
+	}
+	return ""
+}
+
+// settleTime is how long a connection must last that carries nothing, to count.
+const settleTime = 10 * time.Second
+
+// rollBackLocked goes back to the last good configuration.
+func (a *applier) rollBackLocked(number int, why string) {
+	log := a.gate.g.log
+	unlock, err := lockFolder(filepath.Dir(a.file))
+	if err == nil {
+		defer unlock()
+	}
+	texts, err := a.undo(why)
+	if err != nil {
+		log.Error("cannot put back the files of the last good configuration; it counts all the same", "error", err)
+	}
+	next, err := loadRunning(a.file, texts)
+	if err == nil {
+		_, _, err = a.gate.takeOver(next)
+	}
+	if _, restart := errors.AsType[needsRestart](err); restart {
+		a.restartLocked()
+		err = nil
+	}
+	if err != nil {
+		log.Error("cannot go back to the last good configuration", "error", err, "next", "fieldgate config validate "+a.file)
+		return
+	}
+	log.Error("configuration is rolled back", "revision", number, "why", why)
+}
+
+// startFailed is told that the gateway could not start or go on. It says whether that
+// may be for a configuration on trial, which is undone then.
+func (a *applier) startFailed(err error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.trial == nil {
+		return false
+	}
+	a.trial = nil
+	_, failed := a.undo("the gateway could not go on with it: " + err.Error())
+	return failed == nil
+}
+
+// signalled takes over what the files say, as a signal asks for.
+func (a *applier) signalled() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.trial != nil {
+		a.gate.g.log.Error("configuration is as it was", "error", fmt.Sprintf("revision %d has to prove itself first", a.trial.number))
+		return
+	}
+	if a.gate.obey() {
+		a.noteLocked("signal")
+	}
+}

@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fieldgate/fieldgate/test/leafsim"
+	"github.com/fieldgate/fieldgate/test/leafsim/site"
+)
+
+// config runs "fieldgate config" and returns its exit code and all it says.
+func (o *operator) config(ctx context.Context, args ...string) (code int, said string) {
+	o.t.Helper()
+	args = append(append([]string{"config"}, args...), "--socket", filepath.Join(o.Dir(), "gateway/control.sock"))
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "fieldgate"), args...)
+	text, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		o.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(text)
+}
+
+// wants runs "fieldgate config" and wants that exit code and words.
+func (o *operator) wants(ctx context.Context, code int, words string, args ...string) {
+	o.t.Helper()
+	got, said := o.config(ctx, args...)
+	if got != code || !strings.Contains(said, words) {
+		o.t.Fatalf("fieldgate config %v ended with %d, want %d and %q:\n%s\nthe gateway:\n%s", args, got, code, words, said, o.Gateway().Said())
+	}
+}
+
+// states are those of the revisions, the oldest first.
+func (o *operator) states(ctx context.Context) (all []string) {
+	o.t.Helper()
+	code, text := o.config(ctx, "history", "--output", "json")
+	var list []struct {
+		State   string
+		Running bool
+	}
+	if err := json.Unmarshal([]byte(text), &list); code != 0 || err != nil {
+		o.t.Fatalf("history ended with %d: %v\n%s", code, err, text)
+	}
+	for _, r := range list {
+		if r.Running {
+			r.State += " runs"
+		}
+		all = append(all, r.State)
+	}
+	return all
+}
+
+func (o *operator) linked(ctx context.Context) {
+	o.t.Helper()
+	o.await(ctx, "the hub", func() bool {
+		m, err := o.Metrics(ctx)
+		return err == nil && m["fieldgate_uplink_up"] == 1
+	})
+}
+
+// other writes a configuration beside the gateway's, with other lines.
+func (o *operator) other(oldNew ...string) (file string) {
+	o.t.Helper()
+	for i := 0; i < len(oldNew); i += 2 {
+		if !strings.Contains(o.plain, oldNew[i]) {
+			o.t.Fatalf("the configuration has no %q", oldNew[i])
+		}
+	}
+	file = filepath.Join(o.Dir(), "other.toml")
+	must(o.t, os.WriteFile(file, []byte(strings.NewReplacer(oldNew...).Replace(o.plain)), 0o644))
+	return file
+}
+
+// unchanged wants the files of the configuration as they were.
+func (o *operator) unchanged(leaves []byte) {
+	o.t.Helper()
+	text, err := os.ReadFile(o.ConfigFile())
+	must(o.t, err)
+	inLeafD, err := os.ReadFile(o.leafFile())
+	must(o.t, err)
+	if string(text) != o.plain || !bytes.Equal(inLeafD, leaves) {
+		o.t.Error("the files of the configuration are not as they were")
+	}
+}
+
+func (o *operator) leafFile() string { return filepath.Join(o.Dir(), "gateway/leaf.d/bench.toml") }
+
+// What an operator does over one SSH session: a good change stays, one that loses the
+// hub or a leaf's place there is undone by the gateway alone, and no leaf notices.
+func TestApply(t *testing.T) {
+	ctx := testContext(t, 4*patience)
+	leaves := devices(3, site.MQTT3, site.SDK)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 20})
+	o.await(ctx, "all leaves", func() bool { return crew.Stats().Connected })
+	o.linked(ctx)
+	bench, err := os.ReadFile(o.leafFile())
+	must(t, err)
+
+	o.wants(ctx, 3, "unknown key", "apply", o.other(`keep_alive = "2s"`, `keep_alvie = "2s"`))
+	o.wants(ctx, 0, "no difference", "apply", o.ConfigFile())
+	o.wants(ctx, 0, "hub.keep_alive", "apply", o.other(`keep_alive = "2s"`, `keep_alive = "3s"`), "--dry-run")
+	o.unchanged(bench)
+
+	// A hub that is not there.
+	dead, err := site.FreeAddress()
+	must(t, err)
+	at := fmt.Sprintf("address = %q\nhttps", o.hubAddress())
+	o.wants(ctx, 5, "the connection to the hub was not back", "apply", o.other(at, fmt.Sprintf("address = %q\nhttps", dead)), "--confirm", "3s")
+	o.unchanged(bench)
+	o.linked(ctx)
+
+	// A leaf's key that is not the hub's, in leaf.d.
+	key := filepath.Join(o.Dir(), "gateway/wrong.key")
+	must(t, os.WriteFile(key, []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), 0o600))
+	lines := strings.SplitAfter(string(bench), "\n")
+	lines[2] = fmt.Sprintf("key_file = %q\n", key)
+	must(t, os.WriteFile(o.leafFile(), []byte(strings.Join(lines, "")), 0o644))
+	o.wants(ctx, 5, "the hub did not take leaf leaf-001", "apply", "--confirm", "5s")
+	o.unchanged(bench)
+
+	// What is good stays, and can be taken back.
+	o.wants(ctx, 0, "is kept", "apply", o.other(`keep_alive = "2s"`, `keep_alive = "3s"`), "--confirm", "30s")
+	if got := fmt.Sprint(o.states(ctx)); got != "[kept undone undone kept runs]" {
+		t.Errorf("history %v", got)
+	}
+	o.wants(ctx, 0, `"3s"`, "rollback", "--confirm", "30s")
+	o.unchanged(bench)
+	o.wants(ctx, 0, "keep_alive = \"3s\"", "history", "4")
+	o.wants(ctx, 8, "no revision 99", "rollback", "99")
+
+	must(t, crew.Finish(ctx))
+	if s := crew.Stats(); s.Connects != uint64(len(leaves)) {
+		t.Errorf("%d leaves connected %d times", len(leaves), s.Connects)
+	}
+	allArrived(ctx, t, o.Site)
+}
+
+// hubAddress is where the gateway finds the hub.
+func (o *operator) hubAddress() string {
+	_, rest, _ := strings.Cut(o.plain, "\naddress = \"")
+	address, _, _ := strings.Cut(rest, "\"")
+	return address
+}
+
+// Keys that need a restart are applied when the operator says so: the gateway starts
+// again, and if it cannot, or the hub is not back, it does with what it had.
+func TestApplyWithRestart(t *testing.T) {
+	ctx := testContext(t, 4*patience)
+	leaves := devices(2, site.MQTT3, site.SDK)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 20})
+	o.linked(ctx)
+	pid := o.Gateway().PID()
+	bench, err := os.ReadFile(o.leafFile())
+	must(t, err)
+
+	file := o.other("[store]\n", "[store]\ncommit_window = \"12ms\"\n")
+	o.wants(ctx, 9, "it needs a restart for store.commit_window", "apply", file)
+	o.unchanged(bench)
+
+	// The hub listens there already.
+	taken := "[[broker.listener]]\naddress = \"" + o.hubAddress() + "\"\nplain = true\n\n[lane.alarm]"
+	o.wants(ctx, 5, "could not go on with it", "apply", o.other("[lane.alarm]", taken), "--restart")
+	o.unchanged(bench)
+	o.linked(ctx)
+
+	o.wants(ctx, 5, "not back", "apply", o.other(`host = "`+site.HubHost+`"`, `host = "elsewhere.hub.test"`), "--restart", "--confirm", "5s")
+	o.linked(ctx)
+	o.unchanged(bench)
+
+	o.wants(ctx, 0, "is kept", "apply", o.other("[store]\n", "[store]\ncommit_window = \"12ms\"\n"), "--restart")
+	if o.Gateway().PID() != pid {
+		t.Error("another process")
+	}
+	must(t, crew.Finish(ctx))
+	allArrived(ctx, t, o.Site)
+}
+
+// Killed at any moment of an apply, or while a confirmation is awaited, the gateway
+// comes back with a configuration that works.
+func TestApplyIsKilled(t *testing.T) {
+	ctx := testContext(t, 6*patience)
+	leaves := devices(2, site.MQTT3, site.SDK)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 20})
+	bench, err := os.ReadFile(o.leafFile())
+	must(t, err)
+	dead, err := site.FreeAddress()
+	must(t, err)
+	at := fmt.Sprintf("address = %q\nhttps", o.hubAddress())
+	lost := o.other(at, fmt.Sprintf("address = %q\nhttps", dead))
+	rounds := 12
+	if os.Getenv("FIELDGATE_NIGHTLY") != "" {
+		rounds = 200
+	}
+	for i := range rounds {
+		o.linked(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			o.config(ctx, "apply", lost, "--confirm", "10m")
+		}()
+		if i < 2 { // in the middle of the trial
+			o.await(ctx, "the trial", func() bool { return o.said("configuration is applied") > i })
+		} else {
+			time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond) // any moment
+		}
+		o.Gateway().Kill()
+		<-ended
+		must(t, o.StartGateway(ctx))
+		o.unchanged(bench)
+	}
+	o.linked(ctx)
+	if n := o.said("rolled back"); n < 2 {
+		t.Errorf("rolled back %d times after %d kills", n, rounds)
+	}
+	must(t, crew.Finish(ctx))
+	allArrived(ctx, t, o.Site)
+}
