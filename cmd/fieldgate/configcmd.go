@@ -15,7 +15,7 @@ import (
 func configCommand(std streams) *cobra.Command {
 	return group("config", "Look at the configuration, change it",
 		validateCommand(std), listKeysCommand(std), getKeyCommand(std), setKeyCommand(std), unsetKeyCommand(std),
-		diffCommand(std), showConfigCommand(std), schemaCommand(std), applyCommand(std), rollBackCommand(std), historyCommand(std))
+		diffCommand(std), showConfigCommand(std), schemaCommand(std), applyCommand(std), editCommand(std), rollBackCommand(std), historyCommand(std))
 }
 
 // defaultConfig is what the commands read that are not told otherwise.

@@ -51,9 +51,10 @@ var mayImport = []arrow{
 	{"board", nil},
 
 	// The shipped binary ties them together.
-	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/revision"}},
+	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/editor", "cmd/fieldgate/revision"}},
 	{"cmd/fieldgate/strict", []string{"gateway"}},
 	{"cmd/fieldgate/edit", nil},
+	{"cmd/fieldgate/editor", nil},
 	{"cmd/fieldgate/revision", nil},
 
 	// The hub on the bench shares no code with the gateway: if both spelt a
@@ -99,7 +100,7 @@ var owners = []struct {
 	{"github.com/google/jsonschema-go", nil}, // judges our schema in a test
 	{"pgregory.net/rapid", nil},
 	{"testing", []string{"test/..."}},
-	{"os/exec", []string{"test/..."}}, // the gateway starts no programs
+	{"os/exec", []string{"test/...", "cmd/fieldgate/editor"}}, // the gateway starts no programs
 	{"unsafe", nil},
 	{"C", nil}, // cross-compiled without cgo
 }

@@ -137,6 +137,11 @@ func TestApply(t *testing.T) {
 	o.wants(ctx, 0, "keep_alive = \"3s\"", "history", "4")
 	o.wants(ctx, 8, "no revision 99", "rollback", "99")
 
+	t.Setenv("EDITOR", `sed -i s/keep_alive.*2s.*/keep_alive="4s"/`)
+	o.wants(ctx, 0, "is kept", "edit", "--config", o.ConfigFile(), "--confirm", "30s")
+	o.wants(ctx, 0, `"4s"`, "rollback", "--confirm", "30s")
+	o.unchanged(bench)
+
 	must(t, crew.Finish(ctx))
 	if s := crew.Stats(); s.Connects != uint64(len(leaves)) {
 		t.Errorf("%d leaves connected %d times", len(leaves), s.Connects)
