@@ -37,6 +37,22 @@ install: ## bin/fieldgate-ARCH and its units into DESTDIR, below PREFIX (/usr/lo
 	@test -x bin/fieldgate-$(ARCH) || { echo "there is no bin/fieldgate-$(ARCH): run make $(ARCH) first"; exit 1; }
 	systemd/install.sh bin/fieldgate-$(ARCH) "$(DESTDIR)" "$(PREFIX)"
 
+# The image: what is in it is described in buildroot/README.md.
+IMAGE := bin/image/$(BOARD)
+
+.PHONY: image
+image: ## the card image of BOARD, with a Buildroot tree BUILDROOT (hours; see buildroot/README.md)
+	@test -n "$(BOARD)" -a -e buildroot/configs/fieldgate_$(BOARD)_defconfig || { echo "BOARD is one of: $$(ls buildroot/configs | sed -n 's/^fieldgate_\(.*\)_defconfig/\1/p' | tr '\n' ' ')"; exit 2; }
+	@test -e "$(BUILDROOT)/Makefile" || { echo "BUILDROOT must name a tree of Buildroot 2025.02.x"; exit 2; }
+	rm -rf bin/image/source && mkdir -p bin/image/source $(IMAGE)
+	git archive HEAD | tar -x -C bin/image/source
+	cd bin/image/source && $(GO) mod vendor
+	board/common/keys.sh bin/image/keys
+	cat buildroot/configs/common.fragment buildroot/configs/fieldgate_$(BOARD)_defconfig >$(IMAGE)/defconfig
+	$(MAKE) -C $(BUILDROOT) O=$(CURDIR)/$(IMAGE) BR2_EXTERNAL=$(CURDIR)/buildroot BR2_DEFCONFIG=$(CURDIR)/$(IMAGE)/defconfig defconfig
+	VERSION=$$(git describe --always --dirty) RAUC_CA=$(CURDIR)/bin/image/keys/ca.pem RAUC_CERT=$(CURDIR)/bin/image/keys/sign.pem \
+		RAUC_KEY=$(CURDIR)/bin/image/keys/sign.key $(MAKE) -C $(BUILDROOT) O=$(CURDIR)/$(IMAGE)
+
 .PHONY: demo
 demo: build ## show the main job in half a minute: leaves, hub, a cut link, a kill -9
 	bin/leafsim demo --bin bin
@@ -59,6 +75,14 @@ race: ## every test that is quick, with the race detector
 full: ## every test, also the long ones: power cuts, many leaves, vendor SDKs, arm64
 	FIELDGATE_REPORTS=$(REPORTS) $(GO) test -timeout 10m ./...
 	@cat $(REPORTS)/*.txt
+
+.PHONY: image-check
+image-check: ## nothing that is asked of Buildroot or Linux is dropped (BUILDROOT=TREE: ask Buildroot itself)
+	BUILDROOT=$(abspath $(BUILDROOT)) $(GO) test -count=1 -v ./test/image -run 'Line'
+
+.PHONY: image-lock
+image-lock: ## write buildroot/symbols.lock anew, as the tree BUILDROOT has it
+	BUILDROOT=$(abspath $(BUILDROOT)) $(GO) test -count=1 ./test/image -run 'TestBuildroot' -update
 
 .PHONY: link
 link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)

@@ -9,7 +9,9 @@ PATH=$PATH:/usr/sbin:/sbin
 
 # One "program package" a line; python:NAME is a module of the system's own Python.
 needs='
+bison bison
 dbus-daemon dbus-daemon
+flex flex
 gcc gcc
 git git
 mbpoll mbpoll
@@ -86,4 +88,9 @@ if [ ! -e test/truebluez/vm/complete ]; then
 	else
 		echo "setup: not Debian 12 on amd64; the test with a true BlueZ will be skipped"
 	fi
+fi
+
+# So is what says which symbols a kernel has.
+if [ ! -e test/image/kconfig/complete ]; then
+	test/image/fetch.sh || echo "setup: could not fetch it; the test of the kernel's configuration will be skipped"
 fi
