@@ -53,6 +53,11 @@ image: ## the card image of BOARD, with a Buildroot tree BUILDROOT (hours; see b
 	VERSION=$$(git describe --always --dirty) RAUC_CA=$(CURDIR)/bin/image/keys/ca.pem RAUC_CERT=$(CURDIR)/bin/image/keys/sign.pem \
 		RAUC_KEY=$(CURDIR)/bin/image/keys/sign.key $(MAKE) -C $(BUILDROOT) O=$(CURDIR)/$(IMAGE)
 
+TWIN := bin/twin
+.PHONY: image-twin
+image-twin: arm64 ## the twin of the card image, of packages of Debian 13, with an update bundle (minutes)
+	VERSION=$$(git describe --always --dirty) test/image/twin.sh bin/fieldgate-arm64 $(TWIN)
+
 .PHONY: demo
 demo: build ## show the main job in half a minute: leaves, hub, a cut link, a kill -9
 	bin/leafsim demo --bin bin
@@ -83,6 +88,10 @@ image-check: ## nothing that is asked of Buildroot or Linux is dropped (BUILDROO
 .PHONY: image-lock
 image-lock: ## write buildroot/symbols.lock anew, as the tree BUILDROOT has it
 	BUILDROOT=$(abspath $(BUILDROOT)) $(GO) test -count=1 ./test/image -run 'TestBuildroot' -update
+
+.PHONY: image-test
+image-test: image-twin ## build the twin and boot it once, blank, to a leaf's message at the hub
+	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^TestBoot$$'
 
 .PHONY: link
 link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)
@@ -148,6 +157,7 @@ nightly: ## everything, longer: all tests with the race detector, five minutes o
 	$(MAKE) rows
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 30m -run '^TestThroughProxy$$' ./test/suite/uplink
 	$(MAKE) backlog
+	$(MAKE) image-test
 	$(MAKE) soak
 	$(MAKE) fuzz FUZZTIME=5m
 

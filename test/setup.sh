@@ -10,14 +10,24 @@ PATH=$PATH:/usr/sbin:/sbin
 # One "program package" a line; python:NAME is a module of the system's own Python.
 needs='
 bison bison
+cpio cpio
+depmod kmod
 dbus-daemon dbus-daemon
 flex flex
 gcc gcc
+genimage genimage
 git git
 mbpoll mbpoll
+mcopy mtools
+mkfs.vfat dosfstools
+mkimage u-boot-tools
+mksquashfs squashfs-tools
 mosquitto mosquitto
 mosquitto_pub mosquitto-clients
 qemu-aarch64 qemu-user
+qemu-system-aarch64 qemu-system-arm
+rauc rauc
+ssh openssh-client
 qemu-system-x86_64 qemu-system-x86
 socat socat
 systemd-analyze systemd

@@ -13,7 +13,6 @@ sed "s/@BOARD@/$board/" "$common/rauc/system.conf" >"$root/etc/rauc/system.conf"
 cp "$RAUC_CA" "$root/etc/rauc/keyring.pem"
 : >"$root/etc/machine-id"
 echo fieldgate >"$root/etc/hostname"
-ln -sf /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
 ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
 # Nobody has a password. Not "!", which would also refuse root's key.
