@@ -49,9 +49,10 @@ var mayImport = []arrow{
 	{"drivers/ble/...", []string{"gateway", "gateway/failpoint", "board", "drivers/handover", "drivers/ble/..."}},
 	{"drivers/...", []string{"gateway", "gateway/failpoint", "board", "drivers/handover"}},
 	{"board", nil},
+	{"board/slots", nil},
 
 	// The shipped binary ties them together.
-	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/editor", "cmd/fieldgate/revision"}},
+	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "board/slots", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/editor", "cmd/fieldgate/revision"}},
 	{"cmd/fieldgate/strict", []string{"gateway"}},
 	{"cmd/fieldgate/edit", nil},
 	{"cmd/fieldgate/editor", nil},
@@ -84,7 +85,7 @@ var owners = []struct {
 	{"github.com/mochi-mqtt/", []string{"gateway/broker/..."}},
 	{"github.com/gorilla/websocket", []string{"gateway/uplink/dial", "gateway/broker/...", "test/..."}},
 	{"github.com/Azure/go-amqp", []string{"gateway/uplink/amqp", "test/..."}},
-	{"github.com/godbus/dbus", []string{"drivers/ble/...", "test/..."}},
+	{"github.com/godbus/dbus", []string{"drivers/ble/...", "board/slots", "test/..."}},
 	{"github.com/coreos/go-systemd/", []string{"cmd/fieldgate"}},
 	{"periph.io/", []string{"board"}},
 	{"go.bug.st/serial", []string{"drivers/serial/port"}},
