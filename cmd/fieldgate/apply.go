@@ -58,12 +58,13 @@ type trial struct {
 	link   bool         // the connection to the hub has to be back; else it is enough that leaves can connect
 	before uplink.State // of the uplink that worked; connections are counted anew after a restart
 	fresh  bool         // a new connection has to come, the old one proves nothing
+	proven bool         // and it could not be noted
 }
 
 // openApplier reads what is kept in the data folder, and puts back what was good if a
 // trial was not ended. The texts that it returns are to be used in the place of files,
 // which may not have been written. Nothing that fails is a reason not to run; said is
-// what is to be told of it. close lets go of the folder.
+// what is to be told of it. closing lets go of the folder.
 func openApplier(file string) (a *applier, texts map[string][]byte, said []string, closing func()) {
 	dir := filepath.Join(dataDirOf(file), "config")
 	say := func(what string, err error) { said = append(said, fmt.Sprintf("%s: %v", what, err)) }
@@ -80,11 +81,12 @@ func openApplier(file string) (a *applier, texts map[string][]byte, said []strin
 	if texts, err = a.undo("the gateway ended before it had proven itself"); err != nil {
 		say("files of the last good configuration cannot be put back; it counts all the same", err)
 	}
-	say(fmt.Sprintf("configuration is rolled back to revision %d", a.mustGood()), fmt.Errorf("the gateway ended before revision %d had proven itself", unproven.Number))
+	say(fmt.Sprintf("configuration is rolled back to revision %d", a.good()), fmt.Errorf("the gateway ended before revision %d had proven itself", unproven.Number))
 	return a, texts, said, closing
 }
 
-func (a *applier) mustGood() int {
+// good is the number of the last good revision, 0 for none.
+func (a *applier) good() int {
 	good, _ := a.book.Good()
 	return good.Number
 }
@@ -391,8 +393,8 @@ const startLimit = time.Minute
 // lookEvery is how often a trial is looked at.
 const lookEvery = 200 * time.Millisecond
 
-// watch is step 4 for a gateway that runs, and obeys signals, until ctx ends. The error is errAgain when
-// the gateway is to start again.
+// watch is step 4 for a gateway that runs, and obeys signals, until ctx ends. The error
+// is errAgain when the gateway is to start again.
 func (a *applier) watch(ctx context.Context, gate *reloader, hup <-chan os.Signal) error {
 	again := make(chan struct{}, 1)
 	a.begin(gate, func() {
@@ -434,8 +436,11 @@ func (a *applier) judge(now time.Time) {
 	switch {
 	case why == "":
 		if err := a.book.End(revision.Good, ""); err != nil {
-			a.gate.g.log.Error("cannot note that the configuration has proven itself", "error", err)
-			return // it is tried again, and undone if that stays so
+			if !t.proven {
+				a.gate.g.log.Error("cannot note that the configuration has proven itself; till then the next start undoes it", "error", err)
+			}
+			t.proven = true
+			return // to be tried again
 		}
 		a.trial = nil
 		a.gate.g.log.Info("configuration has proven itself", "revision", t.number)
@@ -515,6 +520,9 @@ func (a *applier) startFailed(err error) bool {
 func (a *applier) signalled() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.gate == nil {
+		return // it starts again, and reads its files then
+	}
 	if a.trial != nil {
 		a.gate.g.log.Error("configuration is as it was", "error", fmt.Sprintf("revision %d has to prove itself first", a.trial.number))
 		return

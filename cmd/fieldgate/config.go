@@ -177,16 +177,10 @@ func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
 	l.check(root)
 	l.beginBLE(root.Sub("ble"))
 	lists := []leafTables{{l.Leaves, l.Serial, l.Maps, l.BLE.Lists}}
-	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
+	dropIns, err := dropInsOf(file, texts)
 	if err != nil {
 		return nil, err
 	}
-	for name := range texts {
-		if _, err := os.Lstat(name); err != nil && filepath.Dir(name) == filepath.Join(filepath.Dir(file), "leaf.d") {
-			dropIns = append(dropIns, name)
-		}
-	}
-	slices.Sort(dropIns)
 	for _, name := range dropIns {
 		dropIn, err := l.open(name)
 		if err != nil {
@@ -232,6 +226,20 @@ func (c *config) resolve(file string) string {
 		return file
 	}
 	return filepath.Join(c.folder(), file)
+}
+
+// dropInsOf returns the files of leaf.d, in the order of their names: those that are
+// there, and those that are not and have a text.
+func dropInsOf(file string, texts map[string][]byte) ([]string, error) {
+	dir := filepath.Join(filepath.Dir(file), "leaf.d")
+	names, err := filepath.Glob(filepath.Join(dir, "*.toml"))
+	for name := range texts {
+		if filepath.Dir(name) == dir && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, err
 }
 
 // loader is a configuration in the making.

@@ -28,6 +28,7 @@ type applying struct {
 }
 
 func (a *applying) allFlags(c *cobra.Command) {
+	a.list = "run: fieldgate config history"
 	a.flags(c, "text", "json")
 	c.Flags().DurationVar(&a.confirm, "confirm", 2*time.Minute, "`TIME` in which the connection to the hub has to be back; 0 for never going back")
 	c.Flags().BoolVar(&a.restart, "restart", false, "let the gateway start again if a key needs that; leaves connect again")
@@ -122,7 +123,7 @@ func wantedRevision(list []control.ConfigRevision, args []string) (int, error) {
 	return before, nil
 }
 
-// applied is how it went, for JSON.
+// appliedResult is how it went, for JSON.
 type appliedResult struct {
 	control.ConfigApplied
 	Why string `json:"why,omitempty"` // it was undone

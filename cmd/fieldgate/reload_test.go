@@ -94,3 +94,65 @@ func TestEveryLiveTableIsTakenOver(t *testing.T) {
 		}
 	})
 }
+
+// What a file of leaf.d brought comes back with it, and goes with it.
+func TestRollBackOfLeafD(t *testing.T) {
+	file := folder(t, exampleText(t))
+	d := start(t, file)
+	d.logged("ready", "", "")
+	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
+	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := "[[leaf]]\nid = \"extra\"\nkey_file = \"../pump-1.key\"\n"
+	if err := os.WriteFile(extra, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(want int, args ...string) string {
+		t.Helper()
+		code, out, errs := fieldgate(append(args, "--socket", filepath.Join(filepath.Dir(file), "control.sock"))...)
+		if code != want {
+			t.Fatalf("%v ended with %d, want %d\n%s%s\n%s", args, code, want, out, errs, strings.Join(d.log.lines(), ""))
+		}
+		return out
+	}
+	run(exitOK, "config", "apply")
+	run(exitOK, "device", "show", "extra")
+	if err := os.Remove(extra); err != nil {
+		t.Fatal(err)
+	}
+	run(exitOK, "config", "apply")
+	run(exitNotFound, "device", "show", "extra")
+
+	run(exitOK, "config", "rollback")
+	run(exitOK, "device", "show", "extra")
+	if got, err := os.ReadFile(extra); err != nil || string(got) != text {
+		t.Errorf("the file is %q, %v", got, err)
+	}
+	run(exitOK, "config", "rollback", "1")
+	run(exitNotFound, "device", "show", "extra")
+	if _, err := os.Stat(extra); err == nil {
+		t.Error("the file is there still")
+	}
+
+	// A port in such a file needs a restart, to come and to come back.
+	port := "[[serial]]\nport = \"/dev/serial/by-id/usb-x\"\nleaf = \"pump-1\"\n"
+	if err := os.WriteFile(extra, []byte(port), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(exitForbidden, "config", "apply")
+	run(exitOK, "config", "apply", "--restart")
+	if err := os.Remove(extra); err != nil {
+		t.Fatal(err)
+	}
+	run(exitOK, "config", "apply", "--restart")
+	if out := run(exitForbidden, "config", "rollback"); !strings.Contains(out, "serial") {
+		t.Errorf("says\n%s", out)
+	}
+	if out := run(exitOK, "config", "history"); strings.Count(out, "kept") != 7 {
+		t.Errorf("history\n%s", out)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +63,7 @@ func readSettings(file string, dropIns bool) (*settings, error) {
 func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*settings, error) {
 	files := []string{file}
 	if dropIns {
-		more, err := filepath.Glob(filepath.Join(filepath.Dir(file), "leaf.d", "*.toml"))
+		more, err := dropInsOf(file, texts)
 		if err != nil {
 			return nil, err
 		}
