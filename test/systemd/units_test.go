@@ -79,6 +79,7 @@ func installed(t *testing.T, prefix string) string {
 	for _, target := range []string{"sysinit", "basic", "shutdown", "multi-user", "timers", "local-fs", "network-pre", "ssh"} {
 		write(t, filepath.Join(root, "usr/lib/systemd/system", target+".target"), "[Unit]\n", 0o644)
 	}
+	write(t, filepath.Join(root, "bin/kill"), "#!/bin/sh\n", 0o755)
 	return root
 }
 
