@@ -29,7 +29,7 @@ var noon = time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 // figures grow with it.
 func scene(at int, leaves int) snapshot {
 	now := noon.Add(time.Duration(at) * time.Second)
-	drain, buffer := 0.0, 22320.0
+	drain, buffer, celsius := 0.0, 22320.0, 47.4
 	x := snapshot{at: now, state: state{
 		Name: "gate-7", Build: build{Version: "v1.4.0"}, Now: now, Clock: "synced", Started: noon.Add(-75*time.Hour - 4*time.Minute),
 		Uplink: uplinkState{
@@ -41,6 +41,7 @@ func scene(at int, leaves int) snapshot {
 			BytesWritten: 9 << 20, WrittenToday: 3 << 20, DrainTime: &drain, BufferLeft: &buffer,
 		},
 		Path:    pathState{Sent: map[string]int64{"telemetry": int64(900000 + 240*at)}, TakenPayload: 90 << 20},
+		Board:   boardState{Temperature: &celsius},
 		Machine: machineState{CPU: 1000 + 0.03*float64(at), RSS: 41 << 20, Free: 12 << 30},
 		Drivers: []driverState{{Name: "serial:usb:A50285BI", Kind: "serial", Up: true, Since: noon.Add(-75 * time.Hour)}},
 	}}
@@ -92,6 +93,7 @@ func filledUp(x snapshot, at int) snapshot {
 	x.state.Path.Rejected = map[string]int64{"full": int64(100 * at)}
 	x.state.Path.Dropped = map[string]int64{"ttl": 17, "poison": 0}
 	x.state.Clock = "estimated"
+	x.state.Board.Throttled = []string{"hot"}
 	x.state.Drivers[0].Up, x.state.Drivers[0].Error = false, "open /dev/serial/by-id/usb-A50285BI: no such file or directory"
 	return x
 }

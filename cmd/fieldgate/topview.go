@@ -153,8 +153,15 @@ func (s *screen) head(c *canvas, x *state) {
 	}
 	before := " " + ansi.Truncate(x.Build.Version, 12, "~") + ", up " + short(x.Now.Sub(x.Started)) + ", clock "
 	after := fmt.Sprintf(", cpu %s, memory %s", cpu, bytesShort(x.Machine.RSS))
+	if x.Board.Temperature != nil {
+		after += fmt.Sprintf(", %.0f C", *x.Board.Temperature)
+	}
+	slowed := ""
+	if len(x.Board.Throttled) > 0 {
+		slowed = ", SLOWED: " + strings.Join(x.Board.Throttled, ", ")
+	}
 	name := ansi.Truncate(x.Name, max(8, c.width-len(before)-len(x.Clock)-len(after)), "~")
-	c.line(span{titleTone, name}, span{text: before}, span{clock, x.Clock}, span{text: after})
+	c.line(span{titleTone, name}, span{text: before}, span{clock, x.Clock}, span{text: after}, span{badTone, slowed})
 }
 
 func (s *screen) uplink(c *canvas, x *state) {

@@ -372,6 +372,32 @@ func (l *lane) note(err error) {
 	}
 }
 
+// reconsider forgets that the lane is full when there is room again: after the hub
+// has taken everything it may be long until somebody writes and finds out.
+func (l *lane) reconsider() {
+	l.mu.Lock()
+	was := l.failing
+	l.mu.Unlock()
+	if !errors.Is(was, gateway.ErrStoreFull) || !l.fits() || l.needSegmentRoom() != nil {
+		return
+	}
+	l.mu.Lock()
+	changed := l.failing == was // else somebody has written meanwhile, and knows better
+	if changed {
+		l.failing, l.failures, l.retryAt = nil, 0, time.Time{}
+	}
+	l.mu.Unlock()
+	if changed {
+		l.log.Info("store has room again")
+	}
+}
+
+// needSegmentRoom returns an error wrapping gateway.ErrStoreFull unless the disk has
+// room for one more segment above the floor.
+func (l *lane) needSegmentRoom() error {
+	return needRoom(l.store.dir, int64(l.store.cfg.MinFree)+reservation(int64(l.store.cfg.SegmentSize)))
+}
+
 // needHead makes sure that the head has room for a commit of that cost, and
 // starts a new segment where it has not. While that fails, a new attempt is made
 // only once in a while.
@@ -488,7 +514,7 @@ func (l *lane) create(number uint64) (*segment, error) {
 	size := int64(l.store.cfg.SegmentSize)
 	s := newSegment(l.id, number, l.path(number))
 	s.reserved = reservation(size)
-	if err := needRoom(l.store.dir, int64(l.store.cfg.MinFree)+s.reserved); err != nil {
+	if err := l.needSegmentRoom(); err != nil {
 		return nil, err
 	}
 	err := l.open(s, size)

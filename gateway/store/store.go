@@ -123,6 +123,7 @@ func (s *Store) State() gateway.StoreState {
 		Damage:       s.damage.snapshot(),
 	}
 	for i, l := range s.lanes {
+		l.reconsider()
 		lane, onDisk, failing, hindered := l.snapshot()
 		state.Lanes[i] = lane
 		state.BytesOnDisk += onDisk
