@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/drivers/ble"
@@ -77,6 +78,10 @@ type gatewayConfig struct {
 	Name string `toml:"name"`
 	// DataDir is the folder for everything that must survive a restart.
 	DataDir string `toml:"data_dir"`
+	// ReportEvery is how often the gateway's own twin at the hub is told the figures of
+	// its state (1s to 7d); 0s tells it nothing. Changes of state are told at once, but in
+	// the long run there is never more than one write in that time. Needs hub.device_id.
+	ReportEvery gateway.Duration `toml:"report_every"`
 }
 
 // lanesConfig is the table [lane].
@@ -123,7 +128,7 @@ type config struct {
 func defaults() tables {
 	host, _ := os.Hostname() // "" is a fine name too
 	t := tables{
-		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate"},
+		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate", ReportEvery: gateway.Duration(10 * time.Minute)},
 		Hub:     defaultHub(),
 		Uplink:  uplink.DefaultConfig(),
 		Enrol:   defaultEnrol(),
@@ -376,7 +381,7 @@ func (c *gatewayConfig) Validate() error {
 	if c.DataDir == "" {
 		return gateway.BadKey("data_dir", "write the folder for everything that must survive a restart")
 	}
-	return nil
+	return validateReport(c.ReportEvery)
 }
 
 // Validate checks the table. Errors are of type *gateway.KeyError.

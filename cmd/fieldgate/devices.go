@@ -25,6 +25,7 @@ type devices struct {
 	path   func() gateway.State
 	peers  func() map[string]bool // of drivers: who answers
 	seen   *sightings
+	recent *recent
 	files  leafFiles
 
 	changing sync.Mutex // held while leaves are admitted or changed, here and on flash
@@ -100,6 +101,9 @@ func (d *devices) Call(ctx context.Context, c *gateway.Call) (*gateway.Reply, er
 func (d *devices) Send(ctx context.Context, c *gateway.Command) (gateway.Verdict, error) {
 	return d.down.Send(ctx, c)
 }
+
+// Messages is described at control.Devices.
+func (d *devices) Messages(leaf string) []control.Passage { return d.recent.of(leaf) }
 
 // Look is described at control.Devices.
 func (d *devices) Look(ctx context.Context, leaf string) ([]byte, time.Duration, error) {

@@ -65,3 +65,19 @@ func TestSerialPageIsTrue(t *testing.T) {
 		}
 	}
 }
+
+// The page about the state shows the key with its default.
+func TestStatePageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/state.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "report_every = \"" + defaults().Gateway.ReportEvery.String() + "\""; !strings.Contains(string(page), want) {
+		t.Errorf("the page does not show %s", want)
+	}
+	for _, topic := range []string{saidHealth, saidBridge, saidState} {
+		if !strings.Contains(string(page), "| `"+topic+"` |") {
+			t.Errorf("the page does not show %s", topic)
+		}
+	}
+}

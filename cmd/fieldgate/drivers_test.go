@@ -7,26 +7,23 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker"
 )
 
 // What a driver says reaches the operator's screen and its metrics are added up
 // by kind.
 func TestStatesOfDrivers(t *testing.T) {
 	since := time.Now().Add(-90 * time.Second)
-	c := &collector{drivers: []func() gateway.DriverState{
-		func() gateway.DriverState {
-			return gateway.DriverState{
-				Name: "modbus:usb:A1", Kind: "modbus", Up: true, Since: since, Leaves: 1, Logins: map[string]int64{"accepted": 2},
-				Discarded: map[string]int64{"checksum": 3},
-				Peers:     []gateway.PeerState{{Leaf: "meter-1", Up: true, Since: since}, {Leaf: "meter-2", Err: "no answer", Since: since}},
-				Note:      "slow", Strangers: []gateway.Stranger{{Address: "A4:C1:38:00:00:01", What: "bthome", Count: 3}},
-			}
+	drivers := []gateway.DriverState{
+		{
+			Name: "modbus:usb:A1", Kind: "modbus", Up: true, Since: since, Leaves: 1, Logins: map[string]int64{"accepted": 2},
+			Discarded: map[string]int64{"checksum": 3},
+			Peers:     []gateway.PeerState{{Leaf: "meter-1", Up: true, Since: since}, {Leaf: "meter-2", Err: "no answer", Since: since}},
+			Note:      "slow", Strangers: []gateway.Stranger{{Address: "A4:C1:38:00:00:01", What: "bthome", Count: 3}},
 		},
-		func() gateway.DriverState {
-			return gateway.DriverState{Name: "modbus:usb:B2", Kind: "modbus", Err: errors.New("unplugged"), Since: since, Discarded: map[string]int64{"checksum": 4}}
-		},
-	}}
-	s := state{Now: time.Now(), Drivers: c.driverStates()}
+		{Name: "modbus:usb:B2", Kind: "modbus", Err: errors.New("unplugged"), Since: since, Discarded: map[string]int64{"checksum": 4}},
+	}
+	s := state{Now: time.Now(), Drivers: driverStatesOf(drivers)}
 	var out strings.Builder
 	s.print(&out)
 	for _, want := range []string{
@@ -41,11 +38,11 @@ func TestStatesOfDrivers(t *testing.T) {
 	if x := s.Drivers[0].Strangers; len(x) != 1 || x[0].What != "bthome" || x[0].Count != 3 {
 		t.Errorf("strangers %+v", x)
 	}
-	sum := c.byKind()["modbus"]
-	if sum.Leaves != 1 || sum.Logins["accepted"] != 2 || sum.Discarded["checksum"] != 7 {
+	sum := waysOf(broker.State{}, drivers)["modbus"]
+	if sum.Connected != 1 || sum.Logins["accepted"] != 2 || sum.Discarded["checksum"] != 7 {
 		t.Errorf("sum of both is %+v", sum)
 	}
-	if c.drivers[0]().Discarded["checksum"] != 3 {
+	if drivers[0].Discarded["checksum"] != 3 {
 		t.Error("adding up changed what a driver said")
 	}
 }

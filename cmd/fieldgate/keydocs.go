@@ -21,6 +21,7 @@ var fieldDocs = map[string]string{
 	"cmd/fieldgate.enrolConfig.PolicyKeyFile":              "policy is the shared access policy of the hub, with the right to write its registry; policy_key_file holds its key.",
 	"cmd/fieldgate.gatewayConfig.DataDir":                  "The folder for everything that must survive a restart.",
 	"cmd/fieldgate.gatewayConfig.Name":                     "A host name of the gateway: leaves may name it in their tokens instead of the hub. The default is that of the machine.",
+	"cmd/fieldgate.gatewayConfig.ReportEvery":              "How often the gateway's own twin at the hub is told the figures of its state (1s to 7d); 0s tells it nothing. Changes of state are told at once, but in the long run there is never more than one write in that time. Needs hub.device_id.",
 	"cmd/fieldgate.hubConfig.HTTPSAddress":                 "Where to dial for HTTPS, \"host:port\"; empty means port 443 of the hub. Files go that way, whatever the transport.",
 	"cmd/fieldgate.hubConfig.Profile":                      "\"cannot change the configuration\" is upstream: \"iothub\", or \"mqtt\" for any MQTT broker.",
 	"cmd/fieldgate.lanesConfig.Alarm":                      "The lane that overtakes the other.",

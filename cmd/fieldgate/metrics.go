@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime"
 	"slices"
 	"time"
 
@@ -113,7 +112,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // overMQTT is the broker's transport, as a label value. A driver's is its kind.
 const overMQTT = "mqtt"
 
-// collector turns snapshots of the parts into metrics.
+// collector makes the state of snapshots of the parts.
 type collector struct {
 	name    string // of the gateway
 	hub     string // the hub's host name
@@ -129,7 +128,9 @@ type collector struct {
 	files   func() upload.State
 	drivers []func() gateway.DriverState
 	board   func() board.State
-	certs   map[string]func() time.Time // when each certificate expires, zero if unknown
+	// admitted is how many leaves the configuration has.
+	admitted func() int
+	certs    map[string]func() time.Time // when each certificate expires, zero if unknown
 }
 
 // Describe sends nothing: which metrics there are depends on the parts.
@@ -137,93 +138,27 @@ func (c *collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
-	m := measured{out}
-	m.gauge(buildInfo, 1, c.build.Version, c.build.Revision, "")
-	m.gauge(startTime, float64(c.started.UnixMilli())/1e3)
-	m.gauge(goroutine, float64(runtime.NumGoroutine()))
-	mem := c.memory.state(c.connected())
-	m.gauge(memoryUsed, float64(mem.InUse))
-	if mem.PerLeaf != nil {
-		m.gauge(memoryLeaf, float64(*mem.PerLeaf))
-	}
-	path := c.path()
-	c.messages(m, path)
-	c.store(m, path)
-	c.link(m)
-	c.trust(m)
-	c.leaves(m)
-	c.down(m)
-	boardMetrics(m, c.board())
+	s := c.state()
+	measured{out}.all(&s)
 }
 
-// boardMetrics measures the machine.
-func boardMetrics(m measured, s board.State) {
-	m.gauge(boardInfo, 1, s.Kind, s.Model)
-	if s.Temperature != nil {
-		m.gauge(boardTemp, *s.Temperature)
+// all measures everything, in the order of the descriptions.
+func (m measured) all(s *state) {
+	m.gauge(buildInfo, 1, s.Build.Version, s.Build.Revision, "")
+	m.gauge(startTime, float64(s.Started.UnixMilli())/1e3)
+	m.gauge(goroutine, float64(s.Goroutines))
+	m.gauge(memoryUsed, float64(s.Memory.InUse))
+	if s.Memory.PerLeaf != nil {
+		m.gauge(memoryLeaf, float64(*s.Memory.PerLeaf))
 	}
-	if s.ThrottleKnown {
-		for _, t := range board.ThrottleReasons {
-			m.yes(boardThrottle, slices.Contains(s.Throttled, t), string(t))
-			m.yes(boardSince, slices.Contains(s.Throttles, t), string(t))
-		}
-	}
-	for _, p := range s.Parts {
-		m.yes(boardHardware, p.Up, p.Name)
-	}
-	for _, signal := range board.Signals {
-		m.yes(boardSignal, signal == s.Signal, signal.String())
-	}
-	for press, n := range s.Presses {
-		m.counter(boardPresses, float64(n), string(press))
-	}
-	m.counter(boardFed, float64(s.Fed))
-	m.yes(boardStarving, len(s.Starving) > 0)
-	for _, c := range s.RTCs {
-		m.yes(boardRTC, c.Set, c.Device)
-	}
-}
-
-// down is what went to leaves, and what they asked for.
-func (c *collector) down(m measured) {
-	b, t := c.broker(), c.twins()
-	commands, calls, desired := make(map[string]int64), make(map[string]int64), int64(b.Desired)
-	for result, n := range b.Commands {
-		commands[result] += int64(n)
-	}
-	for result, n := range b.Calls {
-		calls[string(result)] += int64(n)
-	}
-	for _, state := range c.drivers {
-		d := state()
-		m.yes(driverUp, d.Up, d.Name)
-		add(commands, d.Commands)
-		add(calls, d.Calls)
-		desired += d.Desired
-	}
-	for result, n := range commands {
-		m.counter(downCommands, float64(n), result)
-	}
-	for result, n := range calls {
-		m.counter(downCalls, float64(n), result)
-	}
-	m.counter(twinReads, float64(b.TwinReads))
-	m.counter(twinCopies, float64(t.FromCopy))
-	m.counter(twinReports, float64(t.Reported))
-	m.counter(twinKept, float64(t.Kept))
-	m.counter(twinLost, float64(t.Refused))
-	m.counter(twinDesired, float64(desired))
-	m.counter(twinMissed, float64(t.Missed))
-	m.gauge(twinWaiting, float64(t.Waiting))
-	m.gauge(leafSessions, float64(b.Asleep))
-	f := c.files()
-	m.counter(fileParts, float64(b.FileParts))
-	m.counter(filesSent, float64(f.Sent))
-	m.counter(fileBytes, float64(f.SentBytes))
-	m.counter(fileDrops, float64(f.Dropped))
-	m.gauge(filesKept, float64(f.Waiting), "waiting")
-	m.gauge(filesKept, float64(f.Files-f.Waiting), "unfinished")
-	m.gauge(fileSpool, float64(f.Bytes))
+	m.messages(&s.Path)
+	m.store(&s.Store)
+	m.gauge(staged, float64(s.Path.StagedBytes))
+	m.link(s)
+	m.leaves(s)
+	m.down(&s.Down)
+	m.files(&s.Files)
+	m.board(&s.Board)
 }
 
 // measured sends values on.
@@ -237,10 +172,10 @@ func (m measured) counter(d *prometheus.Desc, v float64, labels ...string) {
 	m.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 }
 
-// known measures a time in seconds, if it is known.
-func (m measured) known(d *prometheus.Desc, t *time.Duration) {
-	if t != nil {
-		m.gauge(d, t.Seconds())
+// known measures what is known.
+func (m measured) known(d *prometheus.Desc, v *float64) {
+	if v != nil {
+		m.gauge(d, *v)
 	}
 }
 
@@ -252,155 +187,130 @@ func (m measured) yes(d *prometheus.Desc, is bool, labels ...string) {
 	m.gauge(d, v, labels...)
 }
 
-func (c *collector) messages(m measured, path gateway.State) {
-	for lane, name := range gateway.LaneNames {
-		m.counter(sent, float64(path.Sent[lane]), name, "accepted")
-	}
-	for _, reason := range gateway.DropReasons {
-		m.counter(dropped, float64(path.Dropped[reason]), string(reason))
-	}
-	m.counter(replayed, float64(path.Replayed))
-	for reason, n := range path.Rejected {
-		m.counter(rejected, float64(n), reason)
+// counters measures counts by one label.
+func (m measured) counters(d *prometheus.Desc, by map[string]int64) {
+	for label, n := range by {
+		m.counter(d, float64(n), label)
 	}
 }
 
-func (c *collector) store(m measured, path gateway.State) {
-	now := c.clock()
-	for i, lane := range path.Store.Lanes {
-		name := gateway.LaneNames[i]
+func (m measured) messages(p *pathState) {
+	for lane, n := range p.Sent {
+		m.counter(sent, float64(n), lane, "accepted")
+	}
+	m.counters(dropped, p.Dropped)
+	m.counter(replayed, float64(p.Replayed))
+	m.counters(rejected, p.Rejected)
+}
+
+func (m measured) store(s *storeState) {
+	for name, lane := range s.Lanes {
 		m.gauge(storeMessages, float64(lane.Messages), name)
 		m.gauge(storeBytes, float64(lane.Bytes), name)
-		m.gauge(storeLimit, float64(lane.Limit), name)
-		m.gauge(storeOldest, age(lane.Oldest, now).Seconds(), name)
+		m.gauge(storeLimit, float64(lane.LimitBytes), name)
+		m.gauge(storeOldest, lane.OldestSeconds, name)
 	}
-	m.counter(storeWritten, float64(path.Store.BytesWritten))
-	m.gauge(storeLastDay, float64(path.Forecast.WrittenLastDay))
-	m.known(bufferLeft, path.Forecast.BufferLeft)
-	m.known(drainTime, path.Forecast.DrainTime)
-	m.counter(storeCommits, float64(path.Store.Commits))
-	m.yes(storeFailing, path.Store.Failing != nil)
-	m.gauge(storeDamaged, float64(path.Store.Damage.Messages))
-	m.gauge(storeMissing, float64(path.Store.Damage.Commits))
-	m.gauge(storeMetaLost, float64(path.Store.Damage.Meta))
-	m.yes(storeHindered, path.Store.Hindered != nil)
-	m.counter(storeErrors, float64(path.Store.Errors))
-	m.gauge(storeLetters, float64(path.Store.DeadLetters))
-	m.gauge(staged, float64(path.StagedBytes))
+	m.counter(storeWritten, float64(s.BytesWritten))
+	m.gauge(storeLastDay, float64(s.WrittenToday))
+	m.known(bufferLeft, s.BufferLeft)
+	m.known(drainTime, s.DrainTime)
+	m.counter(storeCommits, float64(s.Commits))
+	m.yes(storeFailing, s.Failing != "")
+	m.gauge(storeDamaged, float64(s.LostMessages))
+	m.gauge(storeMissing, float64(s.LostCommits))
+	m.gauge(storeMetaLost, float64(s.LostMeta))
+	m.yes(storeHindered, s.Hindered != "")
+	m.counter(storeErrors, float64(s.Errors))
+	m.gauge(storeLetters, float64(s.DeadLetters))
 }
 
-// age is how long ago an instant was, as far as that can be told: within one
-// boot always, across boots only by a wall clock that was set.
-func age(then, now gateway.Instant) time.Duration {
-	switch {
-	case then.Boot == now.Boot && then.Boot != 0:
-		return now.Uptime - then.Uptime
-	case then.Quality == gateway.Unsynced, now.Quality == gateway.Unsynced:
-		return 0
-	default:
-		return max(0, now.Wall.Sub(then.Wall))
+func (m measured) link(s *state) {
+	u := &s.Uplink
+	m.yes(uplinkUp, u.Connected)
+	if u.Transport != "" {
+		m.gauge(uplinkTransport, 1, u.Transport)
 	}
+	m.counters(uplinkConnects, u.Connects)
+	m.counter(uplinkOffline, u.Offline)
+	m.counter(uplinkThrottled, float64(u.Throttled))
+	m.gauge(uplinkInflight, float64(u.Inflight))
+	m.gauge(uplinkLinks, float64(u.Links))
+	m.gauge(uplinkRefused, float64(s.Leaves.Refused))
+	m.counters(uplinkBytes, u.Bytes)
+	m.counters(uplinkClimbed, u.GaveUp)
+	for rung := range u.GaveUp {
+		m.yes(uplinkRung, u.Watchdog == rung, rung)
+	}
+	for name, expiry := range s.Certificates {
+		m.gauge(certExpiry, float64(expiry.Unix()), name)
+	}
+	m.known(clockOffset, s.ClockOffset)
 }
 
-func (c *collector) link(m measured) {
-	s := c.uplink()
-	m.yes(uplinkUp, s.Connected)
-	if s.Transport != "" {
-		m.gauge(uplinkTransport, 1, s.Transport)
-	}
-	for result, n := range s.Connects {
-		m.counter(uplinkConnects, float64(n), result)
-	}
-	m.counter(uplinkOffline, s.Offline.Seconds())
-	m.counter(uplinkThrottled, float64(s.Throttled))
-	m.gauge(uplinkInflight, float64(s.Inflight))
-	m.gauge(uplinkLinks, float64(s.Links))
-	m.gauge(uplinkRefused, float64(len(s.Refused)))
-	for cause, n := range bytesByCause(s.Bytes) {
-		m.counter(uplinkBytes, float64(n), cause)
-	}
-	for _, rung := range uplink.Rungs {
-		m.counter(uplinkClimbed, float64(s.Climbed[rung]), string(rung))
-		m.yes(uplinkRung, s.Rung == rung, string(rung))
-	}
-}
-
-func bytesByCause(b uplink.Bytes) map[string]int64 {
-	return map[string]int64{
-		"payload": b.Payload, "retry": b.Retry, "keepalive": b.KeepAlive, "tls": b.TLS, "protocol": b.Protocol,
-	}
-}
-
-// trust measures what identities and times hang on.
-func (c *collector) trust(m measured) {
-	for name, at := range c.certs {
-		if expiry := at(); !expiry.IsZero() {
-			m.gauge(certExpiry, float64(expiry.Unix()), name)
+// leaves measures the ways on which they are reached.
+func (m measured) leaves(s *state) {
+	for name, w := range s.Ways {
+		m.gauge(leafConnected, float64(w.Connected), name)
+		for _, by := range []struct {
+			desc *prometheus.Desc
+			n    map[string]int64
+		}{{received, w.Received}, {leafConnects, w.Logins}, {leafDiscarded, w.Discarded}, {driverEvents, w.Events}} {
+			for label, n := range by.n {
+				m.counter(by.desc, float64(n), name, label)
+			}
 		}
 	}
-	if offset, ok := board.ClockOffset(); ok {
-		m.gauge(clockOffset, offset.Seconds())
+	for _, d := range s.Drivers {
+		m.yes(driverUp, d.Up, d.Name)
 	}
+	m.gauge(leafSessions, float64(s.Down.Asleep))
 }
 
-func (c *collector) leaves(m measured) {
-	b := c.broker()
-	for lane, n := range b.Published {
-		m.counter(received, float64(n.QoS0+n.QoS1), overMQTT, gateway.LaneNames[lane])
-	}
-	m.counter(received, float64(b.Wills), overMQTT, "will")
-	m.gauge(leafConnected, float64(len(b.Leaves)), overMQTT)
-	for result, n := range b.Connects {
-		m.counter(leafConnects, float64(n), overMQTT, string(result))
-	}
-	m.counter(leafDiscarded, float64(b.Garbage), overMQTT, "garbage")
-	for kind, d := range c.byKind() {
-		c.driver(m, kind, d)
-	}
+// down is what went to leaves, and what they asked for.
+func (m measured) down(d *downState) {
+	m.counters(downCommands, d.Commands)
+	m.counters(downCalls, d.Calls)
+	m.counter(twinReads, float64(d.TwinReads))
+	m.counter(twinCopies, float64(d.FromCopy))
+	m.counter(twinReports, float64(d.Reports))
+	m.counter(twinKept, float64(d.Kept))
+	m.counter(twinLost, float64(d.Lost))
+	m.counter(twinDesired, float64(d.Desired))
+	m.counter(twinMissed, float64(d.Missed))
+	m.gauge(twinWaiting, float64(d.WaitingLeaves))
 }
 
-// byKind adds up what the drivers of each kind say.
-func (c *collector) byKind() map[string]*gateway.DriverState {
-	kinds := make(map[string]*gateway.DriverState)
-	for _, state := range c.drivers {
-		s := state()
-		sum := kinds[s.Kind]
-		if sum == nil {
-			sum = &gateway.DriverState{Logins: make(map[string]int64), Discarded: make(map[string]int64), Counts: make(map[string]int64)}
-			kinds[s.Kind] = sum
+func (m measured) files(f *filesState) {
+	m.counter(fileParts, float64(f.Parts))
+	m.counter(filesSent, float64(f.Sent))
+	m.counter(fileBytes, float64(f.SentBytes))
+	m.counter(fileDrops, float64(f.Dropped))
+	m.gauge(filesKept, float64(f.Waiting), "waiting")
+	m.gauge(filesKept, float64(f.Unfinished), "unfinished")
+	m.gauge(fileSpool, float64(f.Bytes))
+}
+
+// board measures the machine.
+func (m measured) board(b *boardState) {
+	m.gauge(boardInfo, 1, b.Kind, b.Model)
+	m.known(boardTemp, b.Temperature)
+	if b.Throttled != nil {
+		for _, t := range board.ThrottleReasons {
+			m.yes(boardThrottle, slices.Contains(b.Throttled, string(t)), string(t))
+			m.yes(boardSince, slices.Contains(b.SincePower, string(t)), string(t))
 		}
-		sum.Leaves += s.Leaves
-		for lane := range s.Taken {
-			sum.Taken[lane] += s.Taken[lane]
-		}
-		add(sum.Logins, s.Logins)
-		add(sum.Discarded, s.Discarded)
-		add(sum.Counts, s.Counts)
 	}
-	return kinds
-}
-
-// add adds counters to others of the same names.
-func add(to, from map[string]int64) {
-	for name, n := range from {
-		to[name] += n
+	for _, p := range b.Hardware {
+		m.yes(boardHardware, p.Up, p.Name)
 	}
-}
-
-// driver measures the drivers of one kind, together.
-func (c *collector) driver(m measured, kind string, s *gateway.DriverState) {
-	m.gauge(leafConnected, float64(s.Leaves), kind)
-	for result, n := range s.Logins {
-		m.counter(leafConnects, float64(n), kind, result)
+	for _, signal := range board.Signals {
+		m.yes(boardSignal, signal.String() == b.Signal, signal.String())
 	}
-	for lane, n := range s.Taken {
-		m.counter(received, float64(n), kind, gateway.LaneNames[lane])
-	}
-	for why, n := range s.Discarded {
-		m.counter(leafDiscarded, float64(n), kind, why)
-	}
-	for event, n := range s.Counts {
-		m.counter(driverEvents, float64(n), kind, event)
+	m.counters(boardPresses, b.Presses)
+	m.counter(boardFed, float64(b.Fed))
+	m.yes(boardStarving, len(b.Starving) > 0)
+	for _, c := range b.RTCs {
+		m.yes(boardRTC, c.Set, c.Device)
 	}
 }
 

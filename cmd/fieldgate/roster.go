@@ -74,6 +74,13 @@ func (r *roster) leaf(id string) (l leaf, known bool) {
 	return l, known
 }
 
+// count returns how many leaves are admitted.
+func (r *roster) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.leaves)
+}
+
 // all returns the leaves in the order of their ids.
 func (r *roster) all() []leaf {
 	r.mu.Lock()

@@ -181,6 +181,7 @@ type assembly struct {
 	ways    gateway.Ways // for the drivers
 	memory  *memory
 	board   *board.Board
+	collect func() state
 	metrics http.Handler
 	control *control.Server
 	reload  *reloader
@@ -225,7 +226,9 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if err := g.assembleFiles(proofs); err != nil {
 		return nil, err
 	}
-	parts := broker.Parts{Up: g.path, Attendance: g.twins, Twins: g.twins, Notes: queue, Files: g.files}
+	recent := newRecent(table)
+	up := recent.watch(g.path)
+	parts := broker.Parts{Up: up, Attendance: g.twins, Twins: g.twins, Notes: queue, Files: g.files}
 	if parts.Relay, err = pairing.NewRelay(table, proofs, queue, g.uplink.Prove); err != nil {
 		return nil, err
 	}
@@ -239,18 +242,19 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	}
 	g.roster.broker = g.broker
 	seen := new(sightings)
-	g.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(g.path), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
+	g.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
 	if g.drivers, err = newDrivers(cfg, clock, log); err != nil {
 		return nil, err
 	}
 	c := g.collector()
 	c.certs = g.certificates(transport)
+	g.collect = c.state
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Devices: &devices{
-			roster: g.roster, files: leafFiles{cfg.file}, down: g.down, twins: g.twins, proofs: proofs, seen: seen,
+			roster: g.roster, files: leafFiles{cfg.file}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
 		},
 	})
@@ -352,7 +356,7 @@ func (g *assembly) collector() *collector {
 		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
-		board: g.board.State,
+		board: g.board.State, admitted: g.roster.count,
 	}
 	for _, d := range g.drivers {
 		c.drivers = append(c.drivers, d.State)
@@ -369,6 +373,7 @@ func (g *assembly) stages(goodTime string, changes *applier, hup <-chan os.Signa
 		{"broker", g.broker.Run},
 		{"ready", g.sayReady},
 		{"configuration", func(ctx context.Context) error { return changes.watch(ctx, g.reload, hup) }},
+		{"announce", g.announce},
 		{"clock", func(ctx context.Context) error { return noteGoodTime(ctx, g.clock, goodTime, g.log) }},
 	}
 	for _, d := range g.drivers {

@@ -1,14 +1,21 @@
 package main
 
 import (
+	"runtime"
 	"time"
 
+	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/twin"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
+	"github.com/fieldgate/fieldgate/gateway/upload"
 )
 
 // state is what the gateway says of itself: the one struct behind every view of
-// it. The JSON names are stable. Counters count from the start of the daemon;
-// times that are not known are left out.
+// it, which are status, top, status --output json, the metrics, what is said on the
+// local broker, and the gateway's own reported twin. The JSON names are stable.
+// Counters count from the start of the daemon; times that are not known are left out.
 type state struct {
 	Name    string       `json:"name"`
 	Build   build        `json:"build"`
@@ -25,6 +32,49 @@ type state struct {
 	// configuration.
 	Drivers []driverState `json:"drivers"`
 	Board   boardState    `json:"board"`
+	// Ways counts by transport: "mqtt", or a kind of driver.
+	Ways  map[string]wayState `json:"ways"`
+	Down  downState           `json:"down"`
+	Files filesState          `json:"files"`
+	// Certificates says when each expires, by its place in the configuration; "hub" is
+	// what the hub showed last.
+	Certificates map[string]time.Time `json:"certificates"`
+	ClockOffset  *float64             `json:"clock_offset_seconds"` // null: nothing disciplines the clock
+	Goroutines   int                  `json:"goroutines"`
+}
+
+// wayState is one transport on which leaves are reached, all its drivers together.
+type wayState struct {
+	Connected int              `json:"connected"`
+	Logins    map[string]int64 `json:"logins"`   // by result
+	Received  map[string]int64 `json:"received"` // by lane, and "will"
+	Discarded map[string]int64 `json:"discarded"`
+	Events    map[string]int64 `json:"events,omitempty"`
+}
+
+// downState is what went to leaves, and what they asked for.
+type downState struct {
+	Commands      map[string]int64 `json:"commands"`     // by the leaf's word
+	Calls         map[string]int64 `json:"method_calls"` // by their end
+	TwinReads     int64            `json:"twin_reads"`
+	FromCopy      int64            `json:"twin_reads_offline"`
+	Reports       int64            `json:"twin_reports"`
+	Kept          int64            `json:"twin_reports_kept"`
+	Lost          int64            `json:"twin_reports_lost"`
+	Desired       int64            `json:"twin_desired"`
+	Missed        int64            `json:"twin_desired_missed"`
+	WaitingLeaves int              `json:"twin_waiting_leaves"`
+	Asleep        int              `json:"sessions_asleep"`
+}
+
+type filesState struct {
+	Parts      int64 `json:"parts"`
+	Sent       int64 `json:"sent"`
+	SentBytes  int64 `json:"sent_bytes"`
+	Dropped    int64 `json:"dropped"`
+	Waiting    int   `json:"waiting"`
+	Unfinished int   `json:"unfinished"`
+	Bytes      int64 `json:"bytes"`
 }
 
 type uplinkState struct {
@@ -46,6 +96,9 @@ type uplinkState struct {
 	Refused      map[string]string    `json:"refused"`       // leaves that the hub does not take, and why
 	RefusedUntil map[string]time.Time `json:"refused_until"` // and when it is asked again
 	Bytes        map[string]int64     `json:"bytes"`         // by cause, as fieldgate_uplink_bytes_total
+	Connects     map[string]int64     `json:"connects"`      // by result
+	Offline      float64              `json:"offline_seconds"`
+	Throttled    int64                `json:"throttled"`
 }
 
 type storeState struct {
@@ -55,6 +108,12 @@ type storeState struct {
 	Failing      string               `json:"failing,omitempty"`
 	DeadLetters  int                  `json:"dead_letters"`
 	WrittenToday int64                `json:"bytes_written_last_day"`
+	Commits      int64                `json:"commits"`
+	Errors       int64                `json:"errors"`
+	Hindered     string               `json:"hindered,omitempty"`
+	LostMessages int64                `json:"damaged_messages"`
+	LostCommits  int64                `json:"damaged_commits"`
+	LostMeta     int64                `json:"damaged_meta"`
 	BufferLeft   *float64             `json:"buffer_left_seconds"` // null: unknown
 	DrainTime    *float64             `json:"drain_seconds"`       // null: unknown
 }
@@ -79,6 +138,10 @@ type pathState struct {
 type leafState struct {
 	Connected int      `json:"connected"` // over MQTT
 	Parked    []string `json:"parked"`    // wait on flash because the hub refuses or stalls them
+	Admitted  int      `json:"admitted"`  // by the configuration
+	Present   int      `json:"present"`   // connected, on all ways
+	Waiting   int      `json:"waiting"`   // how many are parked
+	Refused   int      `json:"refused"`   // how many the hub does not take
 }
 
 type driverState struct {
@@ -116,24 +179,114 @@ type peerState struct {
 
 // state takes a snapshot of all parts.
 func (c *collector) state() state {
-	now, path := c.clock(), c.path()
-	return state{
+	now, path, broker, link := c.clock(), c.path(), c.broker(), c.uplink()
+	drivers := make([]gateway.DriverState, len(c.drivers))
+	for i, d := range c.drivers {
+		drivers[i] = d()
+	}
+	s := state{
 		Name: c.name, Build: c.build, Now: now.Wall.UTC(), Clock: now.Quality.String(), Started: c.started.UTC(),
-		Uplink: c.uplinkState(),
+		Uplink: uplinkStateOf(c.hub, link),
 		Store:  storeStateOf(path, now),
 		Path:   pathStateOf(path),
-		Memory: c.memory.state(c.connected()), Machine: machineOf(c.dataDir),
-		Leaves: leafState{Connected: len(c.broker().Leaves), Parked: append([]string{}, path.Parked...)},
+		Leaves: leafState{
+			Connected: len(broker.Leaves), Parked: append([]string{}, path.Parked...), Admitted: c.admitted(),
+			Waiting: len(path.Parked), Refused: len(link.Refused),
+		},
+		Machine: machineOf(c.dataDir),
+		Drivers: driverStatesOf(drivers), Board: boardStateOf(c.board()),
+		Ways: waysOf(broker, drivers), Down: downStateOf(broker, drivers, c.twins()), Files: filesStateOf(broker, c.files()),
+		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(),
+	}
+	for _, way := range s.Ways {
+		s.Leaves.Present += way.Connected
+	}
+	s.Memory = c.memory.state(s.Leaves.Present)
+	for name, at := range c.certs {
+		if expiry := at(); !expiry.IsZero() {
+			s.Certificates[name] = expiry.UTC()
+		}
+	}
+	if offset, ok := board.ClockOffset(); ok {
+		seconds := offset.Seconds()
+		s.ClockOffset = &seconds
+	}
+	return s
+}
 
-		Drivers: c.driverStates(),
-		Board:   boardStateOf(c.board()),
+// waysOf counts by transport.
+func waysOf(b broker.State, drivers []gateway.DriverState) map[string]wayState {
+	ways := make(map[string]wayState)
+	of := func(kind string) wayState {
+		if w, known := ways[kind]; known {
+			return w
+		}
+		return wayState{
+			Logins: make(map[string]int64), Received: make(map[string]int64),
+			Discarded: make(map[string]int64), Events: make(map[string]int64),
+		}
+	}
+	mqtt := of(overMQTT)
+	mqtt.Connected = len(b.Leaves)
+	for result, n := range b.Connects {
+		mqtt.Logins[string(result)] = int64(n)
+	}
+	for lane, n := range b.Published {
+		mqtt.Received[gateway.LaneNames[lane]] = int64(n.QoS0 + n.QoS1)
+	}
+	mqtt.Received["will"], mqtt.Discarded["garbage"] = int64(b.Wills), int64(b.Garbage)
+	ways[overMQTT] = mqtt
+	for _, d := range drivers {
+		w := of(d.Kind)
+		w.Connected += d.Leaves
+		for lane, n := range d.Taken {
+			w.Received[gateway.LaneNames[lane]] += n
+		}
+		add(w.Logins, d.Logins)
+		add(w.Discarded, d.Discarded)
+		add(w.Events, d.Counts)
+		ways[d.Kind] = w
+	}
+	return ways
+}
+
+// add adds counters to others of the same names.
+func add(to, from map[string]int64) {
+	for name, n := range from {
+		to[name] += n
 	}
 }
 
-func (c *collector) driverStates() []driverState {
-	list := make([]driverState, 0, len(c.drivers))
-	for _, state := range c.drivers {
-		s := state()
+func downStateOf(b broker.State, drivers []gateway.DriverState, t twin.State) downState {
+	d := downState{
+		Commands: make(map[string]int64), Calls: make(map[string]int64),
+		TwinReads: int64(b.TwinReads), FromCopy: t.FromCopy, Reports: t.Reported, Kept: t.Kept, Lost: t.Refused,
+		Desired: int64(b.Desired), Missed: t.Missed, WaitingLeaves: t.Waiting, Asleep: b.Asleep,
+	}
+	for result, n := range b.Commands {
+		d.Commands[result] += int64(n)
+	}
+	for result, n := range b.Calls {
+		d.Calls[string(result)] += int64(n)
+	}
+	for _, x := range drivers {
+		add(d.Commands, x.Commands)
+		add(d.Calls, x.Calls)
+		d.Desired += x.Desired
+	}
+	return d
+}
+
+func filesStateOf(b broker.State, f upload.State) filesState {
+	return filesState{
+		Parts: int64(b.FileParts), Sent: f.Sent, SentBytes: f.SentBytes, Dropped: f.Dropped,
+		Waiting: f.Waiting, Unfinished: f.Files - f.Waiting, Bytes: f.Bytes,
+	}
+}
+
+func driverStatesOf(drivers []gateway.DriverState) []driverState {
+	list := make([]driverState, 0, len(drivers))
+	for _, s := range drivers {
 		d := driverState{
 			Name: s.Name, Kind: s.Kind, Up: s.Up, Device: s.Device, Since: s.Since.UTC(), Ups: s.Ups,
 			Taken: make(map[string]int64), Discarded: s.Discarded, Counts: s.Counts,
@@ -156,26 +309,19 @@ func (c *collector) driverStates() []driverState {
 	return list
 }
 
-// connected counts the leaves that are connected, on all ways.
-func (c *collector) connected() int {
-	n := len(c.broker().Leaves)
-	for _, state := range c.drivers {
-		n += state().Leaves
-	}
-	return n
-}
-
-func (c *collector) uplinkState() uplinkState {
-	s := c.uplink()
+func uplinkStateOf(hub string, s uplink.State) uplinkState {
 	u := uplinkState{
-		Hub: c.hub, Transport: s.Transport, Reason: s.Reason,
+		Hub: hub, Transport: s.Transport, Reason: s.Reason,
 		Connected: s.Connected, Since: s.Since.UTC(), Waiting: s.Waiting, Attempts: s.Attempts, RetryAt: s.RetryAt,
 		LastError: s.LastError, ClosedUntil: s.ClosedUntil, LastAccepted: s.LastAccepted, Watchdog: string(s.Rung),
 		GaveUp: make(map[string]int64), Links: s.Links, Inflight: s.Inflight, Refused: s.Refused, RefusedUntil: s.RefusedUntil,
-		Bytes: bytesByCause(s.Bytes),
+		Bytes: map[string]int64{
+			"payload": s.Bytes.Payload, "retry": s.Bytes.Retry, "keepalive": s.Bytes.KeepAlive, "tls": s.Bytes.TLS, "protocol": s.Bytes.Protocol,
+		},
+		Connects: s.Connects, Offline: s.Offline.Seconds(), Throttled: s.Throttled,
 	}
-	for rung, n := range s.Climbed {
-		u.GaveUp[string(rung)] = n
+	for _, rung := range uplink.Rungs {
+		u.GaveUp[string(rung)] = s.Climbed[rung]
 	}
 	return u
 }
@@ -190,6 +336,11 @@ func storeStateOf(path gateway.State, now gateway.Instant) storeState {
 	if s.Failing != nil {
 		out.Failing = s.Failing.Error()
 	}
+	if s.Hindered != nil {
+		out.Hindered = s.Hindered.Error()
+	}
+	out.Commits, out.Errors = s.Commits, s.Errors
+	out.LostMessages, out.LostCommits, out.LostMeta = int64(s.Damage.Messages), int64(s.Damage.Commits), int64(s.Damage.Meta)
 	for i, l := range s.Lanes {
 		out.Lanes[gateway.LaneNames[i]] = laneState{l.Messages, l.Bytes, l.Limit, age(l.Oldest, now).Seconds()}
 	}
@@ -213,8 +364,21 @@ func pathStateOf(s gateway.State) pathState {
 	for i, name := range gateway.LaneNames {
 		p.Taken[name], p.Sent[name] = s.Taken[i], s.Sent[i]
 	}
-	for why, n := range s.Dropped {
-		p.Dropped[string(why)] = n
+	for _, why := range gateway.DropReasons {
+		p.Dropped[string(why)] = s.Dropped[why]
 	}
 	return p
+}
+
+// age is how long ago an instant was, as far as that can be told: within one
+// boot always, across boots only by a wall clock that was set.
+func age(then, now gateway.Instant) time.Duration {
+	switch {
+	case then.Boot == now.Boot && then.Boot != 0:
+		return now.Uptime - then.Uptime
+	case then.Quality == gateway.Unsynced, now.Quality == gateway.Unsynced:
+		return 0
+	default:
+		return max(0, now.Wall.Sub(then.Wall))
+	}
 }

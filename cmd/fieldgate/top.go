@@ -26,8 +26,8 @@ func topCommand(std streams) *cobra.Command {
 flash, what that costs the flash, the leaves, those with trouble first, and the last
 warnings. It needs 80 columns and 24 lines, and a line of 9600 baud is enough.
 
-Keys: up and down choose a leaf, Enter shows all of it, Esc goes back, s sorts
-otherwise, f filters, q quits. There is no colour where NO_COLOR is set, or TERM is
+Keys: up and down choose a leaf, Enter shows all of it with its last messages, p shows
+what is in them, Esc goes back, s sorts otherwise, f filters, q quits. There is no colour where NO_COLOR is set, or TERM is
 dumb or a vt100 or vt220.`,
 		Example: "  fieldgate top\n  NO_COLOR=1 fieldgate top",
 		Args:    cobra.NoArgs,
@@ -61,7 +61,7 @@ func hasColour(getenv func(string) string) bool {
 // top shows the screen until the operator leaves it.
 func (r *remote) top(ctx context.Context, std streams) error {
 	client := r.client()
-	s := newScreen(r.socket, hasColour(os.Getenv), func(leaves bool) tea.Msg { return look(ctx, client, leaves) })
+	s := newScreen(r.socket, hasColour(os.Getenv), func(leaves bool, of string) tea.Msg { return look(ctx, client, leaves, of) })
 	s.twin = func(leaf string) tea.Msg { return lookAtTwin(ctx, client, leaf) }
 	end, err := tea.NewProgram(s, screenOptions(ctx, std.in, std.out, s.colour)...).Run()
 	if err != nil && ctx.Err() == nil {
@@ -92,14 +92,17 @@ type snapshot struct {
 	state   state
 	devices []control.Device // nil: not asked for
 	events  []control.Event
-	err     error // why there is no answer: then the rest is empty
+	// messages are the last ones of a leaf; nil: not asked for.
+	messages   []control.Passage
+	messagesOf string
+	err        error // why there is no answer: then the rest is empty
 }
 
 // patienceWithDaemon bounds one look at the daemon.
 const patienceWithDaemon = 5 * time.Second
 
-// look asks the daemon for everything, for the leaves if that is wanted.
-func look(ctx context.Context, c *control.Client, leaves bool) tea.Msg {
+// look asks the daemon: see lookFunc.
+func look(ctx context.Context, c *control.Client, leaves bool, messagesOf string) tea.Msg {
 	ctx, cancel := context.WithTimeout(ctx, patienceWithDaemon)
 	defer cancel()
 	s := snapshot{at: time.Now()}
@@ -108,6 +111,10 @@ func look(ctx context.Context, c *control.Client, leaves bool) tea.Msg {
 	}
 	if s.err == nil {
 		s.events, s.err = c.Events(ctx)
+	}
+	if s.err == nil && messagesOf != "" {
+		s.messagesOf = messagesOf
+		s.messages, _ = c.Messages(ctx, messagesOf) // the leaf may be gone
 	}
 	return s
 }

@@ -70,6 +70,21 @@ func refusing(x snapshot) snapshot {
 	return x
 }
 
+// talking has the last messages of pump-2.
+func talking(x snapshot) snapshot {
+	x.messagesOf = "pump-2"
+	for i := range maxRecent {
+		x.messages = append(x.messages, control.Passage{
+			Time: noon.Add(time.Duration(i-maxRecent) * time.Second), Lane: "telemetry", Channel: "line/1", Bytes: 23, Fate: control.FateTaken,
+			Milliseconds: float64(3 + i), Excerpt: fmt.Appendf(nil, `{"temperature": %d.5}`+"\x1b[2J", i),
+		})
+	}
+	last := x.messages[len(x.messages)-2:]
+	last[0].Lane, last[0].Fate, last[0].Why, last[0].Bytes = "alarm", control.FateRefused, "270000 bytes of at most 262144: message is too large", 270000
+	last[1].Fate = control.FateWaiting
+	return x
+}
+
 // cutOff has no link, and a backlog that grows.
 func cutOff(x snapshot, at int) snapshot {
 	u := &x.state.Uplink
@@ -99,7 +114,7 @@ func filledUp(x snapshot, at int) snapshot {
 }
 
 func screenOf(colour bool, width, height int, answers ...snapshot) *screen {
-	s := newScreen("/run/fieldgate/control.sock", colour, func(bool) tea.Msg { return nil })
+	s := newScreen("/run/fieldgate/control.sock", colour, func(bool, string) tea.Msg { return nil })
 	s.Update(tea.WindowSizeMsg{Width: width, Height: height})
 	for _, x := range answers {
 		s.Update(x)
@@ -144,6 +159,14 @@ var stories = []story{
 		s.twin = func(leaf string) tea.Msg { return twinSeen{leaf, "412 bytes, a copy 3m0s old"} }
 		s.chosen = "pump-2"
 		keys(s, "enter")
+		s.Update(talking(refusing(scene(11, 12))))
+		return s
+	}},
+	{"bodies", func(c bool, w, h int) *screen {
+		s := screenOf(c, w, h, refusing(scene(0, 12)), refusing(scene(10, 12)))
+		s.chosen = "pump-2"
+		keys(s, "enter", "p")
+		s.Update(talking(refusing(scene(11, 12))))
 		return s
 	}},
 	{"filter", func(c bool, w, h int) *screen {
@@ -231,7 +254,7 @@ func TestRefreshIsSmall(t *testing.T) {
 	for _, colour := range []bool{false, true} {
 		m := &meter{signal: make(chan struct{}, 1)}
 		s := screenOf(colour, 80, 24)
-		s.look = func(bool) tea.Msg { return nil }
+		s.look = func(bool, string) tea.Msg { return nil }
 		s.tick = func(time.Duration) tea.Cmd { return nil }
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -383,7 +406,7 @@ func TestKeysOfTheScreen(t *testing.T) {
 func TestManyLeavesAreFetchedSeldom(t *testing.T) {
 	var asked []bool
 	s := screenOf(false, 80, 24)
-	s.look = func(leaves bool) tea.Msg { asked = append(asked, leaves); return nil }
+	s.look = func(leaves bool, _ string) tea.Msg { asked = append(asked, leaves); return nil }
 	s.Init()()
 	x := scene(0, 1000)
 	x.at = time.Now()

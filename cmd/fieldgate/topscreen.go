@@ -18,7 +18,7 @@ import (
 type screen struct {
 	socket string
 	colour bool
-	look   func(leaves bool) tea.Msg   // asks the daemon
+	look   lookFunc                    // asks the daemon
 	twin   func(leaf string) tea.Msg   // asks for a twin
 	tick   func(time.Duration) tea.Cmd // comes back with a tickMsg
 	width  int                         // columns
@@ -36,6 +36,7 @@ type screen struct {
 	typing  bool   // the filter
 	chosen  string // leaf
 	open    bool   // the chosen leaf in full
+	bodies  bool   // with what is in its messages
 	twinOf  string // leaf of which twinHas speaks
 	twinHas string
 }
@@ -54,7 +55,11 @@ const (
 
 type tickMsg struct{}
 
-func newScreen(socket string, colour bool, look func(leaves bool) tea.Msg) *screen {
+// lookFunc asks the daemon for everything, for the leaves if that is wanted, and for
+// the messages of one, "" for none.
+type lookFunc func(leaves bool, messagesOf string) tea.Msg
+
+func newScreen(socket string, colour bool, look lookFunc) *screen {
 	return &screen{
 		socket: socket, colour: colour, look: look, width: 80, height: 24,
 		twin: func(string) tea.Msg { return nil },
@@ -68,7 +73,11 @@ func (s *screen) Init() tea.Cmd { return s.ask() }
 // ask asks the daemon.
 func (s *screen) ask() tea.Cmd {
 	leaves := s.now() == nil || len(s.now().devices) <= manyLeaves || time.Since(s.listed) >= manyEvery
-	return func() tea.Msg { return s.look(leaves) }
+	of := ""
+	if s.open {
+		of = s.chosen
+	}
+	return func() tea.Msg { return s.look(leaves, of) }
 }
 
 // Update implements tea.Model.
@@ -279,6 +288,8 @@ func (s *screen) press(key tea.KeyPressMsg) tea.Cmd {
 		return s.move(len(s.leaves))
 	case "enter":
 		return s.openChosen()
+	case "p":
+		s.bodies = s.open && !s.bodies
 	case "esc":
 		if !s.open {
 			s.filter = ""
@@ -291,7 +302,7 @@ func (s *screen) press(key tea.KeyPressMsg) tea.Cmd {
 
 // openChosen shows the chosen leaf in full, or goes back.
 func (s *screen) openChosen() tea.Cmd {
-	s.open, s.twinOf = !s.open && s.index() >= 0, ""
+	s.open, s.twinOf, s.bodies = !s.open && s.index() >= 0, "", false
 	return s.askTwin()
 }
 

@@ -103,9 +103,12 @@ func (s *screen) lines() []string {
 	} else {
 		s.head(c, &x.state)
 		s.uplink(c, &x.state)
-		s.store(c, &x.state)
-		s.drivers(c, &x.state)
-		if s.open && s.index() >= 0 {
+		detail := s.open && s.index() >= 0
+		if !detail || s.height >= roomy {
+			s.store(c, &x.state)
+			s.drivers(c, &x.state)
+		}
+		if detail {
 			s.detail(c, x)
 		} else {
 			s.table(c, s.height-len(c.lines)-s.eventRoom()-2)
@@ -120,6 +123,9 @@ func (s *screen) lines() []string {
 	s.help(c)
 	return c.lines
 }
+
+// roomy is from how many lines on a leaf is shown in full without hiding anything else.
+const roomy = 36
 
 // eventRoom is how many lines the events have.
 func (s *screen) eventRoom() int { return max(3, s.height/5) }
@@ -451,7 +457,35 @@ func (s *screen) detail(c *canvas, x *snapshot) {
 		}
 	}
 	own := slices.DeleteFunc(slices.Clone(x.events), func(e control.Event) bool { return e.Leaf != r.ID })
-	s.events(c, own, s.height-len(c.lines)-2)
+	own = own[max(0, len(own)-max(1, s.eventRoom()/2)):]
+	s.messages(c, x, r.ID, s.height-len(c.lines)-len(own)-3)
+	s.events(c, own, len(own))
+}
+
+// messages shows the last ones of the leaf, the last at the bottom, in so many lines.
+func (s *screen) messages(c *canvas, x *snapshot, leaf string, room int) {
+	list := x.messages
+	if x.messagesOf != leaf {
+		list = nil
+	}
+	c.line(label("MESSAGES"), span{text: map[bool]string{true: " none since the start, or not asked for yet", false: " the last ones, UTC"}[len(list) == 0]})
+	for _, m := range list[max(0, len(list)-max(1, room)):] {
+		tone, name, fate := plainTone, m.Lane, fmt.Sprintf("taken after %.0f ms", m.Milliseconds)
+		switch m.Fate {
+		case control.FateWaiting:
+			tone, fate = warnTone, "waits for "+short(x.state.Now.Sub(m.Time))
+		case control.FateRefused:
+			tone, fate = badTone, "refused: "+m.Why
+		}
+		if m.Channel != "" {
+			name += "/" + m.Channel
+		}
+		if s.bodies {
+			tone, fate = plainTone, string(m.Excerpt)
+		}
+		c.line(span{text: "  " + clockTime(m.Time, x.state.Now) + " "},
+			span{text: fmt.Sprintf("%-20s %9s  ", ansi.Truncate(harmless(name, s.colour), 20, "~"), bytesShort(int64(m.Bytes)))}, span{tone, fate})
+	}
 }
 
 // events shows the last warnings, the last at the bottom, in so many lines.
@@ -492,7 +526,7 @@ func (s *screen) help(c *canvas) {
 	case s.typing:
 		text = "type a part of name, state or trouble; Enter keeps it, Esc clears it"
 	case s.open:
-		text = "q quit  up/down other leaf  Esc back"
+		text = "q quit  up/down other leaf  p bodies of messages  Esc back"
 	}
 	c.line(span{titleTone, text})
 }

@@ -57,8 +57,11 @@ type Broker struct {
 	opening    sync.Mutex    // held while listeners are opened or changed; before mu
 	listeners  []listener    // guarded by opening
 
-	mu       sync.Mutex
-	closing  bool                   // guarded by mu
+	mu      sync.Mutex
+	closing bool              // guarded by mu
+	saying  sync.Mutex        // before desk.mu and mu
+	said    map[string][]byte // what the gateway says of itself, by topic; guarded by saying
+
 	conns    map[*session]struct{}  // all connections, guarded by mu
 	waiting  map[string]int         // of those, not logged in, by source, guarded by mu
 	sessions map[string]*session    // logged in, by session id, guarded by mu
@@ -117,6 +120,7 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 		seed:     maphash.MakeSeed(),
 		notices:  newNotices(log),
 		ready:    make(chan struct{}),
+		said:     make(map[string][]byte),
 		conns:    make(map[*session]struct{}),
 		waiting:  make(map[string]int),
 		sessions: make(map[string]*session),

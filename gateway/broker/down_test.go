@@ -41,6 +41,7 @@ type delivery struct {
 	dup         bool
 	id          uint16
 	properties  string
+	retained    bool
 }
 
 func (w *wire) parse(first byte, body []byte) delivery {
@@ -48,7 +49,7 @@ func (w *wire) parse(first byte, body []byte) delivery {
 	if first>>4 != typePublish {
 		w.Fatalf("got % x | % x instead of PUBLISH", first, body)
 	}
-	d := delivery{qos: first >> 1 & 3, dup: first&8 != 0}
+	d := delivery{qos: first >> 1 & 3, dup: first&8 != 0, retained: first&1 != 0}
 	s := scanner{rest: body}
 	d.topic = string(s.text())
 	if d.qos > 0 {
@@ -129,7 +130,7 @@ func TestCommandsWaitForTheLeafsWord(t *testing.T) {
 		first, second := w.receive(), w.receive()
 		topic := "devices/pump-1/messages/devicebound/%24.to=%2Fdevices%2Fpump-1%2Fmessages%2FdeviceBound&%24.mid=m&a%20b=c%26d"
 		for i, got := range []delivery{first, second} {
-			if want := (delivery{topic, fmt.Sprintf("c%d", i+2), 1, false, uint16(i + 1), ""}); got != want {
+			if want := (delivery{topic: topic, body: fmt.Sprintf("c%d", i+2), qos: 1, id: uint16(i + 1)}); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 		}

@@ -84,6 +84,9 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	s := sessionOf(cl)
 	s.writing.Go(func() { s.acknowledge(s.stopping) })
 	s.desk.serve(s)
+	if s.present {
+		s.resume()
+	}
 }
 
 // OnACLCheck refuses everything: publications and subscriptions never come here.

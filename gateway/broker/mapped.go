@@ -42,12 +42,16 @@ func (b *Broker) readReport(login, topic string) (leaf string, ok bool) {
 }
 
 // readFilter reads a filter that a leaf may subscribe to: one that parseFilter
-// knows, one for what others send, or one for which there is a rule.
+// knows, one for what others send or the gateway says of itself, or one for which there
+// is a rule.
 func (b *Broker) readFilter(login, filter string) (subscription, bool) {
 	if sub, ok := parseFilter(login, filter); ok {
 		return sub, true
 	}
 	if sub, ok := b.readHeard(login, filter); ok {
+		return sub, true
+	}
+	if sub, ok := b.readSaid(login, filter); ok {
 		return sub, true
 	}
 	sub := subscription{filter: filter, kind: toMapped, rest: filter}
@@ -65,7 +69,7 @@ func (b *Broker) readFilter(login, filter string) (subscription, bool) {
 // ofDialect says whether a topic has a meaning, right or wrong, without a rule.
 func ofDialect(topic string) bool {
 	first, _, _ := strings.Cut(topic, "/")
-	return first == "leaf" || first == "devices" || strings.HasPrefix(first, "$")
+	return first == "leaf" || first == "devices" || first == saidTopics || strings.HasPrefix(first, "$")
 }
 
 // mayChatter says whether the leaf may publish there for nothing. Firmware that

@@ -29,9 +29,10 @@ type parcel struct {
 	qos        byte
 	answer     func(gateway.Verdict)
 
-	command *commandName // nil: not a command
-	id      uint16       // packet id, once it is sent with QoS 1
-	dup     bool
+	command  *commandName // nil: not a command
+	retained bool         // it was there before the leaf asked for it
+	id       uint16       // packet id, once it is sent with QoS 1
+	dup      bool
 }
 
 // outflow is what is on its way to one connection. Packet ids and their
@@ -292,6 +293,9 @@ func appendPublish(buf []byte, version byte, p *parcel) []byte {
 	}
 	if p.dup {
 		first |= 1 << 3
+	}
+	if p.retained {
+		first |= 1
 	}
 	var properties [binary.MaxVarintLen32]byte
 	n := 0

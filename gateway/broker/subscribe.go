@@ -25,11 +25,15 @@ func (s *session) subscribe(pk *packets.Packet) error {
 		sub.qos, sub.ident = min(f.Qos, 1), ident
 		subs[i] = sub
 	}
+	fresh := s.freshSaid(pk.Filters, subs)
 	codes, noted := s.desk.subscribe(s, subs)
 	if err := s.confirm(packets.Suback, pk.PacketID, codes, noted); err != nil {
 		return err
 	}
 	s.desk.serve(s)
+	if len(fresh) > 0 {
+		s.sayAgain(fresh)
+	}
 	return nil
 }
 

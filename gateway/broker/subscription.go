@@ -15,7 +15,7 @@ type subscription struct {
 	ident  int    // subscription identifier of MQTT 5, 0 for none
 	kind   subscribed
 	level  string // the leaf's id as it stands in the filter, "" where there is none
-	rest   string // of a plain filter: what stands behind leaf/{id}/; of one by a rule: all of it
+	rest   string // of a plain filter: what stands behind leaf/{id}/; of one by a rule, or of toSaid: all of it
 
 	wants gateway.Interest // of one by a rule
 }
@@ -32,6 +32,7 @@ const (
 	toMapped  // by a rule: for the leaf that is logged in
 	toCarried // by a rule: for the leaf level, or for any, "", for which it speaks
 	toHeard   // what another leaf sends, level, or any to which it may listen, "+"
+	toSaid    // what the gateway says of itself, by the whole topic
 )
 
 // parseFilter reads a filter that a leaf may subscribe to: those of the stock

@@ -116,6 +116,12 @@ func (c *Client) change(ctx context.Context, method, path string, v, out any) er
 	return json.NewDecoder(body).Decode(out)
 }
 
+// Messages returns the last messages of a leaf, the oldest first.
+func (c *Client) Messages(ctx context.Context, id string) (list []Passage, err error) {
+	err = c.get(ctx, devicePath(id)+"/messages", &list)
+	return list, err
+}
+
 // Twin returns the twin of a leaf.
 func (c *Client) Twin(ctx context.Context, id string) (t Twin, err error) {
 	err = c.get(ctx, devicePath(id)+"/twin", &t)

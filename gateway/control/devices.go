@@ -37,6 +37,9 @@ type Devices interface {
 	// Send sends a command to a leaf. Errors are those of gateway.Down.
 	Send(ctx context.Context, c *gateway.Command) (gateway.Verdict, error)
 
+	// Messages returns the last messages of a leaf, the oldest first.
+	Messages(leaf string) []Passage
+
 	// Look reads the twin of a leaf, and says how old it is. Errors are those of
 	// gateway.Twins.
 	Look(ctx context.Context, leaf string) (document []byte, age time.Duration, err error)
@@ -54,6 +57,26 @@ type Device struct {
 	RetryAt     time.Time `json:"retry_at,omitzero"` // when the hub is asked again
 	Parked      bool      `json:"parked"`            // its messages wait on flash for that
 }
+
+// Passage is one message of a leaf on its way to the hub.
+type Passage struct {
+	Time         time.Time `json:"time"` // when it came
+	Lane         string    `json:"lane"`
+	Channel      string    `json:"channel,omitempty"`
+	Bytes        int       `json:"bytes"` // of the body
+	Excerpt      []byte    `json:"excerpt"`
+	MessageID    string    `json:"message_id,omitempty"`
+	Fate         string    `json:"fate"`          // waiting, taken or refused
+	Why          string    `json:"why,omitempty"` // it is refused
+	Milliseconds float64   `json:"milliseconds"`  // from its coming to its acknowledgement
+}
+
+// The fates of a message, as far as the leaf is concerned.
+const (
+	FateWaiting = "waiting" // it is not acknowledged yet
+	FateTaken   = "taken"   // in custody or settled by the hub, or dropped by a module
+	FateRefused = "refused" // not taken, and so not acknowledged
+)
 
 // Twin is the twin of a leaf.
 type Twin struct {
@@ -115,6 +138,12 @@ func (s *Server) listDevices(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) {
 	if d, ok := s.device(w, r); ok {
 		answer(w, d)
+	}
+}
+
+func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
+	if d, ok := s.device(w, r); ok {
+		answer(w, append([]Passage{}, s.Devices.Messages(d.ID)...))
 	}
 }
 

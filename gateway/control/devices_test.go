@@ -51,6 +51,10 @@ func (l *leaves) Send(_ context.Context, c *gateway.Command) (gateway.Verdict, e
 	return gateway.Rejected, l.err
 }
 
+func (l *leaves) Messages(leaf string) []Passage {
+	return []Passage{{Lane: "alarm", Bytes: 3, Excerpt: []byte("hot"), Fate: FateTaken, MessageID: leaf + "-1"}}
+}
+
 func (l *leaves) Look(context.Context, string) ([]byte, time.Duration, error) {
 	return []byte(`{"desired":{"$version":1}}`), l.age, l.err
 }
@@ -76,6 +80,7 @@ func TestWhoMayReachLeaves(t *testing.T) {
 		{"GET", "/v1/devices", "", reading},
 		{"GET", leaf, "", reading},
 		{"GET", leaf + "/twin", "", reading},
+		{"GET", leaf + "/messages", "", reading},
 		{"POST", leaf + "/methods/blink", "{}", changing},
 		{"POST", leaf + "/commands", "{}", changing},
 		{"POST", "/v1/devices", "{}", changing},
@@ -106,6 +111,8 @@ func TestAnswersAboutLeaves(t *testing.T) {
 	}{
 		{leaves{}, "GET", leaf, "", 200, `"id":"pump 1/%"`},
 		{leaves{}, "GET", "/v1/devices/pump-3", "", 404, "no leaf"},
+		{leaves{}, "GET", leaf + "/messages", "", 200, `"message_id":"pump 1/%-1","fate":"taken"`},
+		{leaves{}, "GET", "/v1/devices/pump-3/messages", "", 404, "no leaf"},
 		{leaves{}, "GET", leaf + "/twin", "", 200, `"age_seconds":0`},
 		{leaves{age: time.Minute}, "GET", leaf + "/twin", "", 200, `"age_seconds":60,"twin":{"desired"`},
 		{leaves{age: -1}, "GET", leaf + "/twin", "", 200, `"age_seconds":null`},

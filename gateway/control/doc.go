@@ -4,6 +4,10 @@
 // other end (SO_PEERCRED), never by the mode of the socket's file.
 //
 //	GET  /v1/state                  the one struct of state
+//	GET  /v1/events                 the last warnings, an array of Event
+//	GET  /v1/devices                the leaves, an array of Device
+//	GET  /v1/devices/{id}           one of them; below it twin and messages, and
+//	                                to POST to methods/{name} and commands
 //	GET  /v1/dead-letters           what is on the shelf, an array of Letter
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes

@@ -156,6 +156,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/devices", s.may(changing, s.addDevice))
 	mux.HandleFunc("PATCH /v1/devices/{id}", s.may(changing, s.alterDevice))
 	mux.HandleFunc("DELETE /v1/devices/{id}", s.may(changing, s.removeDevice))
+	mux.HandleFunc("GET /v1/devices/{id}/messages", s.may(reading, s.messages))
 	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
 	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))

@@ -219,3 +219,24 @@ func difference(from, to object) object {
 	}
 	return patch
 }
+
+// Patch returns the patch that makes the object to out of from, both JSON; nil when
+// they are the same. An empty from is an empty object.
+func Patch(from, to []byte) ([]byte, error) {
+	before := object{}
+	if len(from) > 0 {
+		var err error
+		if before, err = parse(from); err != nil {
+			return nil, err
+		}
+	}
+	after, err := parse(to)
+	if err != nil {
+		return nil, err
+	}
+	patch := difference(before, after)
+	if len(patch) == 0 {
+		return nil, nil
+	}
+	return format(patch), nil
+}

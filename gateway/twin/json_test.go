@@ -171,3 +171,18 @@ func FuzzPatch(f *testing.F) {
 		}
 	})
 }
+
+func TestPatchBetweenTexts(t *testing.T) {
+	for _, c := range [][3]string{
+		{`{"a":1,"b":{"c":2}}`, `{"a":1,"b":{"d":3}}`, `{"b":{"c":null,"d":3}}`},
+		{``, `{"a":[1]}`, `{"a":[1]}`},
+		{`{"a":1}`, `{"a":1}`, ``},
+	} {
+		if got, err := Patch([]byte(c[0]), []byte(c[1])); err != nil || string(got) != c[2] {
+			t.Errorf("from %s to %s: %s, %v", c[0], c[1], got, err)
+		}
+	}
+	if _, err := Patch([]byte("1"), []byte("{}")); err == nil {
+		t.Error("1 is no object")
+	}
+}

@@ -113,7 +113,7 @@ func checkLevel(kind Kind, level string, seen map[string]bool, first bool) error
 	switch {
 	case level == "" && first:
 		return errors.New("write the firmware's topic, like \"tele/{leaf}/{channel}\"")
-	case first && (level == "leaf" || level == "devices" || strings.HasPrefix(level, "$")):
+	case first && (level == "leaf" || level == "devices" || level == "fieldgate" || strings.HasPrefix(level, "$")):
 		return fmt.Errorf("topics that begin with %s have a meaning already", level)
 	case level == leafLevel || level == channelLevel || level == nameLevel:
 		if seen[level] {

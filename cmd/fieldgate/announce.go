@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/twin"
+)
+
+// The topics on which the gateway says on the local broker how it is.
+const (
+	saidHealth = "fieldgate/status/health" // {"pid":…,"status":"up" or "failing","time":since when, Unix time}
+	saidBridge = "fieldgate/status/bridge" // 1 while there is a connection to the hub, else 0
+	saidState  = "fieldgate/status/state"  // the state, as in status --output json
+)
+
+const (
+	// announceEvery is how often the gateway looks whether there is something to say.
+	announceEvery = time.Second
+	// sayStateEvery is how often the whole state is said, which always changes.
+	sayStateEvery = 10 * time.Second
+)
+
+// announce tells those who do not ask how the gateway is: who listens on the local
+// broker, and the hub.
+func (g *assembly) announce(ctx context.Context) error {
+	r := g.reporter()
+	health := ""
+	var stateSaid time.Time
+	for tick := time.NewTicker(announceEvery); ; {
+		s := g.collect()
+		now := "up"
+		if s.Store.Failing != "" {
+			now = "failing"
+		}
+		if now != health {
+			health = now
+			g.say(saidHealth, map[string]any{"pid": os.Getpid(), "status": now, "time": s.Now.Unix()})
+			stateSaid = time.Time{}
+		}
+		if g.broker.Say(saidBridge, []byte(map[bool]string{true: "1", false: "0"}[s.Uplink.Connected])) {
+			stateSaid = time.Time{}
+		}
+		if time.Since(stateSaid) >= sayStateEvery {
+			stateSaid = time.Now()
+			g.say(saidState, s)
+		}
+		if r != nil && s.Uplink.Connected {
+			r.look(ctx, &s, time.Now())
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return nil
+		}
+	}
+}
+
+func (g *assembly) say(topic string, v any) {
+	text, _ := json.Marshal(v) // plain values: it cannot fail
+	g.broker.Say(topic, text)
+}
+
+// What of the state is in the gateway's own reported twin, below fieldgate.status, by
+// where it stands in the state; within a list it is of each element. There is no more
+// than fits, and no leaf's name, which could not be a key there.
+var (
+	// reportedWords are worth a write to the hub when they change.
+	reportedWords = []string{
+		"name", "build.version", "build.revision", "started", "clock", "uplink.hub", "uplink.transport", "uplink.since",
+		"store.failing", "store.hindered", "leaves.admitted", "leaves.waiting", "leaves.refused",
+		"drivers.name", "drivers.up", "drivers.error", "board.kind", "board.model", "board.throttled", "board.watchdog_starving",
+	}
+	// reportedFigures go along, and are worth a write once in a while.
+	reportedFigures = []string{
+		"messages.taken", "messages.sent", "messages.dropped", "messages.rejected", "leaves.present", "store.dead_letters",
+		"store.bytes_on_disk", "store.bytes_written_last_day", "store.damaged_messages", "board.temperature_celsius",
+		"machine.data_free_bytes", "certificates.hub",
+	}
+)
+
+// reportBurst is how many reports may come at once, before there is one in each
+// interval.
+const reportBurst = 6
+
+// reporter keeps the gateway's own reported twin as the state is: changes of words at
+// once, figures when the interval is over, and never more than one write in each
+// interval and a few ahead. One goroutine uses it.
+type reporter struct {
+	every  time.Duration
+	report func(patch []byte, done func(error))
+	known  func(ctx context.Context) (json.RawMessage, bool) // fieldgate.status at the hub
+
+	allowed  float64   // writes
+	counted  time.Time // when allowed was last counted
+	has      []byte    // what the hub has; nil: not known
+	words    string    // of that
+	at       time.Time // of the last report
+	answered chan error
+	under    []byte // way, nil for nothing
+	underWay string // the words of it
+}
+
+// reporter returns nil where the gateway has no twin of its own, or is not to say
+// anything there.
+func (g *assembly) reporter() *reporter {
+	own, every := g.cfg.Hub.Own.DeviceID, g.cfg.Gateway.ReportEvery.D()
+	if own == "" || every == 0 || g.cfg.Hub.isBroker() {
+		return nil
+	}
+	return &reporter{
+		every: every, allowed: reportBurst, answered: make(chan error, 1),
+		report: func(patch []byte, done func(error)) {
+			g.twins.Report(own, patch, func(_ int64, err error) { done(err) })
+		},
+		known: func(ctx context.Context) (json.RawMessage, bool) {
+			document, age, err := g.twins.Look(ctx, own)
+			var at struct {
+				Reported struct {
+					Fieldgate struct{ Status json.RawMessage }
+				}
+			}
+			if err != nil || age != 0 || json.Unmarshal(document, &at) != nil {
+				return nil, false
+			}
+			return at.Reported.Fieldgate.Status, true
+		},
+	}
+}
+
+// look reports what is to be reported.
+func (r *reporter) look(ctx context.Context, s *state, now time.Time) {
+	if r.under != nil {
+		select {
+		case err := <-r.answered:
+			if err == nil {
+				r.has, r.words = r.under, r.underWay
+			} else {
+				r.has = nil // read it again
+			}
+			r.under = nil
+		default:
+			return
+		}
+	}
+	if !r.counted.IsZero() {
+		r.allowed = min(reportBurst, r.allowed+now.Sub(r.counted).Seconds()/r.every.Seconds())
+	}
+	r.counted = now
+	words := string(pick(s, reportedWords))
+	if r.allowed < 1 || r.has != nil && words == r.words && now.Sub(r.at) < r.every {
+		return
+	}
+	r.allowed--
+	r.at = now
+	if r.has == nil { // of a former run there may be what is no more
+		has, known := r.known(ctx)
+		if !known {
+			return
+		}
+		r.has = has
+	}
+	want := pick(s, append(append([]string{}, reportedWords...), reportedFigures...))
+	patch, err := twin.Patch(r.has, want)
+	if err != nil || patch == nil {
+		r.has, r.words = want, words
+		return
+	}
+	r.under, r.underWay = want, words
+	text, _ := json.Marshal(map[string]any{"fieldgate": map[string]any{"status": json.RawMessage(patch)}}) // it is JSON
+	r.report(text, func(err error) { r.answered <- err })
+}
+
+// pick returns those values of the state, as JSON. What is null is left out.
+func pick(s *state, paths []string) []byte {
+	text, _ := json.Marshal(s) // plain values: it cannot fail
+	var all map[string]any
+	_ = json.Unmarshal(text, &all)
+	out := make(map[string]any)
+	for _, path := range paths {
+		pickInto(out, all, strings.Split(path, "."))
+	}
+	text, _ = json.Marshal(out)
+	return text
+}
+
+func pickInto(out, from map[string]any, path []string) {
+	name := path[0]
+	v, known := from[name]
+	switch v := v.(type) {
+	case nil:
+	case map[string]any:
+		if len(path) == 1 {
+			out[name] = v
+			return
+		}
+		inner, _ := out[name].(map[string]any)
+		if inner == nil {
+			inner = make(map[string]any)
+		}
+		pickInto(inner, v, path[1:])
+		if len(inner) > 0 {
+			out[name] = inner
+		}
+	case []any:
+		if len(path) == 1 {
+			out[name] = v
+			return
+		}
+		list, _ := out[name].([]any)
+		for i, x := range v[:min(len(v), maxReportedList)] {
+			if i == len(list) {
+				list = append(list, make(map[string]any))
+			}
+			if element, ok := x.(map[string]any); ok {
+				pickInto(list[i].(map[string]any), element, path[1:])
+			}
+		}
+		out[name] = list
+	case string:
+		out[name] = cut(v, maxFacts)
+	default:
+		if known {
+			out[name] = v
+		}
+	}
+}
+
+// maxReportedList bounds lists in the twin, which has room for 32 KiB.
+const maxReportedList = 20
+
+// minReport and maxReport bound the interval of reports.
+const (
+	minReport = time.Second
+	maxReport = 7 * 24 * time.Hour
+)
+
+// validateReport checks the interval of reports.
+func validateReport(every gateway.Duration) error {
+	if every != 0 && (every.D() < minReport || every.D() > maxReport) {
+		return gateway.BadKey("report_every", "%v is out of range: %v to %v, or 0s for no reports", every, gateway.Duration(minReport), gateway.Duration(maxReport))
+	}
+	return nil
+}
