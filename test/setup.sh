@@ -33,6 +33,7 @@ socat socat
 systemd-analyze systemd
 tinyproxy tinyproxy
 tmux tmux
+swtpm swtpm
 node nodejs
 npm npm
 python:proton python3-qpid-proton

@@ -97,6 +97,7 @@ over one connection, each leaf under its own identity.`,
 		group("store", "Look at what is kept", deadLettersCommand(std)),
 		configCommand(std),
 		deviceCommand(std),
+		secretsCommand(std),
 		updateCommand(std),
 		versionCommand(std),
 	)

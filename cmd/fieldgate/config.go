@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/store"
 	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
@@ -82,6 +82,9 @@ type gatewayConfig struct {
 	// its state (1s to 7d); 0s tells it nothing. Changes of state are told at once, but in
 	// the long run there is never more than one write in that time. Needs hub.device_id.
 	ReportEvery gateway.Duration `toml:"report_every"`
+	// TPM is the trusted platform module that keeps the key with which secrets are sealed
+	// on flash, if there is one; "" for none.
+	TPM string `toml:"tpm"`
 }
 
 // lanesConfig is the table [lane].
@@ -123,12 +126,16 @@ type config struct {
 	ble      *ble.Config // nil: there is no Bluetooth
 	modules  []gateway.Module
 	warnings []strict.Problem
+	secrets  []string // files that hold one each
+	// machine seals secrets; nil where there is no key for that, with the reason.
+	machine   *seal.Machine
+	noMachine error
 }
 
 func defaults() tables {
 	host, _ := os.Hostname() // "" is a fine name too
 	t := tables{
-		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate", ReportEvery: gateway.Duration(10 * time.Minute)},
+		Gateway: gatewayConfig{Name: host, DataDir: "/var/lib/fieldgate", ReportEvery: gateway.Duration(10 * time.Minute), TPM: "/dev/tpmrm0"},
 		Hub:     defaultHub(),
 		Uplink:  uplink.DefaultConfig(),
 		Enrol:   defaultEnrol(),
@@ -327,6 +334,7 @@ func (l *loader) check(root strict.Table) {
 	if c.Control.Socket != "" {
 		c.Control.Socket = root.Resolve(c.Control.Socket)
 	}
+	l.machine, l.noMachine = seal.Find(c.place()) // before the first secret
 	l.checkFiles(root)
 	l.addEnrolment(root)
 }
@@ -348,9 +356,10 @@ func (l *loader) checkFiles(root strict.Table) {
 		}
 		at := root.Sub(fmt.Sprintf("broker.listener[%d]", i))
 		listener.CertFile, listener.KeyFile = root.Resolve(listener.CertFile), root.Resolve(listener.KeyFile)
-		if _, err := os.ReadFile(listener.KeyFile); err != nil {
+		l.secrets = append(l.secrets, listener.KeyFile)
+		if _, err := seal.ReadFile(listener.KeyFile); err != nil {
 			at.Report("key_file", "%v", err)
-		} else if _, err := tls.LoadX509KeyPair(listener.CertFile, listener.KeyFile); err != nil {
+		} else if _, err := seal.KeyPair(listener.CertFile, listener.KeyFile); err != nil {
 			at.Report("cert_file", "not a certificate with its key: %v", err)
 		}
 		l.warnIfOpen(at.Where("key_file"), listener.KeyFile)

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/fieldgate/fieldgate/board"
+	"github.com/fieldgate/fieldgate/gateway/broker"
 )
 
 // The page about the board shows every key with its default.
@@ -79,5 +82,42 @@ func TestStatePageIsTrue(t *testing.T) {
 		if !strings.Contains(string(page), "| `"+topic+"` |") {
 			t.Errorf("the page does not show %s", topic)
 		}
+	}
+}
+
+// The page about security names tests that there are.
+func TestSecurityPageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	err = filepath.WalkDir("../..", func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && (e.Name() == "node_modules" || e.Name() == ".git"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		all.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(named) < 40 {
+		t.Errorf("the page names only %d tests", len(named))
+	}
+	for _, n := range named {
+		if !strings.Contains(all.String(), "func "+n[1]+"(") {
+			t.Errorf("there is no %s", n[1])
+		}
+	}
+	if want := strconv.Itoa(broker.DefaultConfig().MaxMessagesPerSecond); !strings.Contains(string(page), want) {
+		t.Errorf("the page does not say %s messages a second", want)
 	}
 }

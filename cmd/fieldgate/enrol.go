@@ -206,5 +206,5 @@ func keepKey(cfg *config, leaf, text string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	return writeNew(name, text, 0o600)
+	return writeNew(name, cfg.sealed(text), 0o600)
 }

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"net"
-	"os"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/identity"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/uplink/amqp"
 	"github.com/fieldgate/fieldgate/gateway/uplink/dial"
 	"github.com/fieldgate/fieldgate/gateway/uplink/mqtt"
@@ -98,7 +98,8 @@ func (l *loader) checkHub(root strict.Table) {
 	at := root.Sub("hub")
 	if hub.ProxyPasswordFile != "" {
 		hub.ProxyPasswordFile = root.Resolve(hub.ProxyPasswordFile)
-		if text, err := os.ReadFile(hub.ProxyPasswordFile); err != nil {
+		l.secrets = append(l.secrets, hub.ProxyPasswordFile)
+		if text, err := seal.ReadFile(hub.ProxyPasswordFile); err != nil {
 			at.Report("proxy_password_file", "%v", err)
 		} else if len(text) == 0 {
 			at.Report("proxy_password_file", "%s is empty", hub.ProxyPasswordFile)

@@ -34,7 +34,10 @@ type newLeaf struct {
 }
 
 // leafFiles is the configuration on flash, as far as leaves are concerned.
-type leafFiles struct{ config string }
+type leafFiles struct {
+	config string
+	seal   func(secret string) string // makes of a secret what is written
+}
 
 // dir is where they are.
 func (f leafFiles) dir() string { return filepath.Join(filepath.Dir(f.config), "leaf.d") }
@@ -72,7 +75,7 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 			continue
 		}
 		name := stem + s.suffix
-		if err := writeNew(name, s.value+"\n", 0o600); err != nil {
+		if err := writeNew(name, f.seal(s.value+"\n"), 0o600); err != nil {
 			return undo(err)
 		}
 		written = append(written, name)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/broker"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // leafConfig is one table [[leaf]].
@@ -165,7 +165,8 @@ func (l *loader) secret(t strict.Table, key, file string) string {
 		return ""
 	}
 	file = t.Resolve(file)
-	text, err := os.ReadFile(file)
+	text, err := seal.ReadFile(file)
+	l.secrets = append(l.secrets, file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		t.Report(key, "there is no file %s", file)

@@ -213,6 +213,7 @@ func (l *loader) addBLE(lists bleLists) {
 			if c.Key, err = ble.ReadKey(t.Resolve(c.KeyFile)); err != nil {
 				t.Report("key_file", "%v", err)
 			}
+			l.secrets = append(l.secrets, t.Resolve(c.KeyFile))
 			l.warnIfOpen(t.Where("key_file"), t.Resolve(c.KeyFile))
 		}
 		l.ble.Adverts = append(l.ble.Adverts, c)

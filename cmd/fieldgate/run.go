@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
@@ -21,6 +22,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/store"
 	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
@@ -48,6 +50,8 @@ that has changed, if that needs no restart: see "fieldgate config list".`,
 		Example: "  fieldgate run --config /etc/fieldgate/fieldgate.toml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A core dump would hold every secret that is sealed on flash.
+			_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the first moment: one that comes early must not be the end
 			defer signal.Stop(hup)
@@ -107,6 +111,11 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.
 	dir := cfg.Gateway.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return &failure{exitFailed, "cannot make the data folder", err, "create it, or name another in [gateway] data_dir"}
+	}
+	if cfg.machine == nil {
+		if cfg.machine, cfg.noMachine = seal.Make(cfg.place()); cfg.noMachine != nil {
+			log.Warn("new secrets are not sealed", "error", cfg.noMachine)
+		}
 	}
 	goodTime := filepath.Join(dir, "clock")
 	clock, err := startClock(goodTime)
@@ -254,7 +263,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Devices: &devices{
-			roster: g.roster, files: leafFiles{cfg.file}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
+			roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
 		},
 	})
@@ -265,7 +274,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 // proveRemoved lets what removed leaves have left in custody go to the hub. When there
 // is nothing of anybody they are forgotten altogether.
 func (g *assembly) proveRemoved(queue *store.Store) error {
-	files, left := leafFiles{g.cfg.file}, 0
+	files, left := leafFiles{g.cfg.file, g.cfg.sealed}, 0
 	for _, lane := range queue.State().Lanes {
 		left += lane.Messages
 	}

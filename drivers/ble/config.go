@@ -3,7 +3,6 @@ package ble
 import (
 	"encoding/hex"
 	"errors"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"github.com/fieldgate/fieldgate/drivers/ble/bluez"
 	"github.com/fieldgate/fieldgate/drivers/ble/gatt"
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // Ways to scan.
@@ -136,7 +136,7 @@ func (c *AdvertConfig) Validate() error {
 
 // ReadKey reads the key of an advertiser from a file.
 func ReadKey(file string) ([]byte, error) {
-	text, err := os.ReadFile(file)
+	text, err := seal.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 const (
@@ -221,7 +222,7 @@ func readAuthority(file string) (*x509.CertPool, error) {
 }
 
 func readCertificate(cfg Listener) (*tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	cert, err := seal.KeyPair(cfg.CertFile, cfg.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot load certificate of listener %s: %w", cfg.Address, err)
 	}

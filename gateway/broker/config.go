@@ -30,6 +30,10 @@ type Config struct {
 	// hand-over at once. MQTT 5 leaves are told; from an MQTT 3.1.1 leaf nothing
 	// more is read until one is acknowledged.
 	MaxInflightMessages int `toml:"max_inflight_messages"`
+	// MaxMessagesPerSecond is how much a leaf may publish, over all its connections (0,
+	// for no limit, to 1000000), with a second's worth ahead. Over it the leaf is not
+	// read from for a while: nothing is lost, and the others do not wait.
+	MaxMessagesPerSecond int `toml:"max_messages_per_second"`
 	// MaxSubscriptions bounds the subscriptions of one session.
 	MaxSubscriptions int `toml:"max_subscriptions"`
 	// MaxKeepalive caps the leaf's keep-alive; a leaf without one gets this.
@@ -63,6 +67,7 @@ func DefaultConfig() Config {
 		MaxConnections:        1000,
 		MaxConnectionsPerLeaf: 10,
 		MaxInflightMessages:   256,
+		MaxMessagesPerSecond:  5000,
 		MaxSubscriptions:      64,
 		// The hub closes after 1767 s of silence, one and a half times this
 		// (wire contract, section 2.7).
@@ -91,7 +96,8 @@ func (c *Config) Validate() error {
 		{"max_connections", c.MaxConnections, 1, 20000},
 		{"max_connections_per_leaf", c.MaxConnectionsPerLeaf, 1, 20000},
 		{"max_inflight_messages", c.MaxInflightMessages, 1, 65535}, // MQTT 5.0, section 3.2.2.3.3
-		{"max_subscriptions", c.MaxSubscriptions, 5, 1000},         // a stock SDK has five
+		{"max_messages_per_second", c.MaxMessagesPerSecond, 0, 1_000_000},
+		{"max_subscriptions", c.MaxSubscriptions, 5, 1000}, // a stock SDK has five
 	} {
 		if n.value < n.low || n.value > n.top {
 			return gateway.BadKey(n.key, "%d is out of range: %d to %d", n.value, n.low, n.top)

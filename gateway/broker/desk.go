@@ -42,6 +42,7 @@ type desk struct {
 	said    map[string]gateway.Interest // what the attendance was told, or will be, last, of this leaf and of those it speaks for
 	speaks  map[string]bool             // for which other leaves this one has spoken, by a rule
 	seen    time.Time                   // when a connection last began or ended; zero: never
+	pace    pace                        // of what the leaf publishes
 }
 
 // attending is what the attendance is told.

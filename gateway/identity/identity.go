@@ -12,11 +12,12 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // Key is a symmetric key of a hub identity. The zero Key signs nothing. It
@@ -55,7 +56,7 @@ func keyOf(secret []byte) Key {
 
 // ReadKeyFile reads a key from a file that holds nothing else.
 func ReadKeyFile(path string) (Key, error) {
-	text, err := os.ReadFile(path)
+	text, err := seal.ReadFile(path)
 	if err != nil {
 		return Key{}, err
 	}

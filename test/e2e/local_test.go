@@ -28,7 +28,12 @@ type terminal struct {
 // run returns what a subcommand writes and its exit code. as is nil, or who runs it.
 func (c *terminal) run(as *syscall.Credential, args ...string) (out, complaint string, code int) {
 	c.t.Helper()
-	args = append(args, "--socket", filepath.Join(c.s.Dir(), "gateway", "control.sock"))
+	return c.runAs(as, append(args, "--socket", filepath.Join(c.s.Dir(), "gateway", "control.sock"))...)
+}
+
+// runAs is run for any subcommand.
+func (c *terminal) runAs(as *syscall.Credential, args ...string) (out, complaint string, code int) {
+	c.t.Helper()
 	cmd := exec.CommandContext(c.ctx, filepath.Join(bin, "fieldgate"), args...)
 	if as != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}

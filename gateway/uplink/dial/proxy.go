@@ -10,12 +10,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
@@ -45,7 +45,7 @@ func (c *Config) proxyFunc() (func(*http.Request) (*url.URL, error), error) {
 	if c.ProxyPasswordFile == "" {
 		return http.ProxyURL(u), nil
 	}
-	text, err := os.ReadFile(c.ProxyPasswordFile)
+	text, err := seal.ReadFile(c.ProxyPasswordFile)
 	if err != nil {
 		return nil, gateway.BadKey("proxy_password_file", "cannot be read: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/uplink/dial"
 )
 
@@ -71,7 +71,7 @@ func (c *BrokerConfig) Validate() error {
 func NewBroker(way dial.Config, cfg BrokerConfig, clientID string, clock gateway.Clock, log *slog.Logger) (*Transport, error) {
 	d := &brokerDialect{cfg: cfg, clientID: clientID, levels: strings.Split(cfg.Topic, "/")}
 	if cfg.PasswordFile != "" {
-		text, err := os.ReadFile(cfg.PasswordFile)
+		text, err := seal.ReadFile(cfg.PasswordFile)
 		if err != nil {
 			return nil, gateway.BadKey("password_file", "cannot be read: %w", err)
 		}
