@@ -62,6 +62,16 @@ image-twin: arm64 ## the twin of the card image, of packages of Debian 13, with 
 demo: build ## show the main job in half a minute: leaves, hub, a cut link, a kill -9
 	bin/leafsim demo --bin bin
 
+# A release is tagged; what is between releases sorts behind the last one, and before any.
+DEB_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/g' | grep . || \
+	git log -1 --format='0~%cd.%h' --date=format:%Y%m%d)
+.PHONY: deb
+deb: arm64 amd64 ## Debian packages for arm64 and amd64, bin/fieldgate_VERSION_ARCH.deb
+	for arch in arm64 amd64; do \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) systemd/deb.sh bin/fieldgate-$$arch $$arch $(DEB_VERSION) bin/fieldgate_$(DEB_VERSION)_$$arch.deb; \
+	done
+	@ls -l bin/*.deb
+
 ##@ Test
 
 .PHONY: test
