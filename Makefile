@@ -33,9 +33,9 @@ arm64 amd64:
 PREFIX ?= /usr/local
 ARCH   ?= $(shell $(GO) env GOARCH)
 .PHONY: install
-install: ## bin/fieldgate-ARCH and its units into DESTDIR, below PREFIX (/usr/local), built before by make ARCH
+install: ## bin/fieldgate-ARCH and its units into DESTDIR, below PREFIX (/usr/local), built before by make ARCH; APPLIANCE=1: as on the image
 	@test -x bin/fieldgate-$(ARCH) || { echo "there is no bin/fieldgate-$(ARCH): run make $(ARCH) first"; exit 1; }
-	systemd/install.sh bin/fieldgate-$(ARCH) "$(DESTDIR)" "$(PREFIX)"
+	systemd/install.sh bin/fieldgate-$(ARCH) "$(DESTDIR)" "$(PREFIX)" $(if $(APPLIANCE),appliance)
 
 # The image: what is in it is described in buildroot/README.md.
 IMAGE := bin/image/$(BOARD)

@@ -1,22 +1,33 @@
 #!/bin/sh
-# install.sh BINARY DESTDIR PREFIX: installs the program and what systemd has to know
-# of it. The image and the Debian package are made by this as well. Where DESTDIR is
-# empty the running system is told: users are made, and the service can be started.
+# install.sh BINARY DESTDIR PREFIX [appliance]: installs the program and what systemd
+# has to know of it. The image and the Debian package are made by this as well; with
+# "appliance" come the units for a machine that is configured by its card. Where
+# DESTDIR is empty the running system is told: users are made, and the service can be
+# started.
 set -eu
-binary=$1 root=$2 prefix=$3
+binary=$1 root=$2 prefix=$3 kind=${4:-}
 here=$(dirname "$0")
 lib=$root$prefix/lib
 
+# put MODE FILE PLACE: with the program's own place in it.
+put() {
+	install -D -m "$1" /dev/null "$3"
+	sed "s#/usr/bin/fieldgate#$prefix/bin/fieldgate#g" "$2" >"$3"
+}
+
 install -D -m 755 "$binary" "$root$prefix/bin/fieldgate"
-for unit in "$here"/*.service "$here"/*.timer; do
-	[ -e "$unit" ] || continue
-	install -D -m 644 /dev/null "$lib/systemd/system/$(basename "$unit")"
-	sed "s#/usr/bin/fieldgate#$prefix/bin/fieldgate#" "$unit" >"$lib/systemd/system/$(basename "$unit")"
-done
-install -D -m 644 "$here/fieldgate.preset" "$lib/systemd/system-preset/50-fieldgate.preset"
-install -D -m 644 "$here/sysusers.d/fieldgate.conf" "$lib/sysusers.d/fieldgate.conf"
-install -D -m 644 "$here/tmpfiles.d/fieldgate.conf" "$lib/tmpfiles.d/fieldgate.conf"
-install -D -m 644 "$here/udev/70-fieldgate.rules" "$lib/udev/rules.d/70-fieldgate.rules"
+put 644 "$here/fieldgate.service" "$lib/systemd/system/fieldgate.service"
+put 644 "$here/fieldgate.preset" "$lib/systemd/system-preset/50-fieldgate.preset"
+put 644 "$here/sysusers.d/fieldgate.conf" "$lib/sysusers.d/fieldgate.conf"
+put 644 "$here/tmpfiles.d/fieldgate.conf" "$lib/tmpfiles.d/fieldgate.conf"
+put 644 "$here/udev/70-fieldgate.rules" "$lib/udev/rules.d/70-fieldgate.rules"
+put 755 "$here/20-fieldgate.motd" "$root/etc/update-motd.d/20-fieldgate"
+if [ "$kind" = appliance ]; then
+	for unit in "$here"/appliance/*.service "$here"/appliance/*.timer; do
+		put 644 "$unit" "$lib/systemd/system/$(basename "$unit")"
+	done
+	put 644 "$here/appliance/71-fieldgate-stick.rules" "$lib/udev/rules.d/71-fieldgate-stick.rules"
+fi
 
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	systemd-sysusers fieldgate.conf

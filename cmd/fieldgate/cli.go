@@ -99,6 +99,9 @@ over one connection, each leaf under its own identity.`,
 		deviceCommand(std),
 		secretsCommand(std),
 		updateCommand(std),
+		firstBootCommand(std),
+		factoryResetCommand(std),
+		motdCommand(std),
 		versionCommand(std),
 	)
 	return root

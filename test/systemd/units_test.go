@@ -75,7 +75,10 @@ func installed(t *testing.T, prefix string) string {
 	root := t.TempDir()
 	program := filepath.Join(t.TempDir(), "fieldgate")
 	write(t, program, "#!/bin/sh\n", 0o755)
-	must(t, "systemd/install.sh", program, root, prefix)
+	must(t, "systemd/install.sh", program, root, prefix, "appliance")
+	for _, program := range []string{"mount", "umount", "systemctl"} {
+		write(t, filepath.Join(root, "bin", program), "#!/bin/sh\n", 0o755)
+	}
 	for _, target := range []string{"sysinit", "basic", "shutdown", "multi-user", "timers", "local-fs", "network-pre", "ssh"} {
 		write(t, filepath.Join(root, "usr/lib/systemd/system", target+".target"), "[Unit]\n", 0o644)
 	}
@@ -86,8 +89,8 @@ func installed(t *testing.T, prefix string) string {
 // units are the names of all units of ours.
 func units(t *testing.T) (names []string) {
 	t.Helper()
-	for _, kind := range []string{"service", "timer"} {
-		found, err := filepath.Glob("../../systemd/*." + kind)
+	for _, pattern := range []string{"*.service", "appliance/*.service", "appliance/*.timer"} {
+		found, err := filepath.Glob("../../systemd/" + pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +98,7 @@ func units(t *testing.T) (names []string) {
 			names = append(names, filepath.Base(f))
 		}
 	}
-	if !slices.Contains(names, "fieldgate.service") {
+	if !slices.Contains(names, "fieldgate.service") || len(names) < 5 {
 		t.Fatalf("only %q: this test looks at the wrong folder", names)
 	}
 	return names
@@ -132,8 +135,8 @@ func TestUnitsAreUnderstood(t *testing.T) {
 }
 
 // exposed are units that cannot be closed in: what they are for is to change the
-// machine.
-var exposed = map[string]bool{}
+// machine. They listen to nobody, and end at once.
+var exposed = map[string]bool{"fieldgate-first-boot.service": true, "fieldgate-stick.service": true, "fieldgate-report.service": true}
 
 // exposure is how far a service is open, by Debian's judge: from 0 to 10. It is asked
 // for at most 2.0.
@@ -236,4 +239,12 @@ func modeAndOwner(t *testing.T, name string) string {
 	}
 	owner := info.Sys().(*syscall.Stat_t)
 	return fmt.Sprintf("%s %d:%d", info.Mode(), owner.Uid, owner.Gid)
+}
+
+// A login goes on, whatever the program says.
+func TestGreeting(t *testing.T) {
+	root := installed(t, "/usr")
+	if out, err := run(t, filepath.Join(root, "etc/update-motd.d/20-fieldgate")); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }

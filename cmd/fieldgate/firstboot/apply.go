@@ -1,0 +1,368 @@
+package firstboot
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
+)
+
+// File is the name of what the operator writes, on the card or on a stick.
+const File = "fieldgate.toml"
+
+// Gateway is where things are put.
+type Gateway struct {
+	Config string // the gateway's configuration; secrets and notes are beside it
+	// SSHKeys are the authorized_keys of whoever may log in, and WiFi the configuration
+	// of wpa_supplicant: in folders that the daemon cannot write to.
+	SSHKeys, WiFi string
+	Data          string // the gateway's data folder, for the reset
+
+	// Known says which keys the configuration has, like "leaf[].key_file".
+	Known func(path string) bool
+	// Check looks whether a text in the place of Config is right. Problems in it are
+	// to be of type strict.Problem, in an error with Unwrap() []error or alone.
+	Check func(text []byte) error
+	// Hash makes of a leaf's password what its password_file holds.
+	Hash func(password string) (string, error)
+}
+
+// Outcome is what became of a file.
+type Outcome string
+
+const (
+	Nothing Outcome = "nothing" // there is no file
+	Applied Outcome = "applied"
+	Before  Outcome = "before" // it was applied before
+)
+
+// note is what is kept of the file of one place that was applied last, beside the
+// configuration. There is nothing secret in it.
+type note struct {
+	Digest string // SHA-256 of the file with stars in the place of secrets
+	Size   int
+	Spans  []Span // the secrets in it
+	Folder string // where they are now, in the folder secrets
+}
+
+func (g *Gateway) dir() string     { return filepath.Dir(g.Config) }
+func (g *Gateway) wrong() string   { return filepath.Join(g.dir(), ".first-boot.mistake") }
+func (g *Gateway) secrets() string { return filepath.Join(g.dir(), "secrets") }
+
+// noteFile is that of a place: a card and a stick may have different files, and each is
+// applied once.
+func (g *Gateway) noteFile(from string) string {
+	return filepath.Join(g.dir(), ".first-boot."+fileName(filepath.Base(from))+".note")
+}
+
+// Apply applies the file in the folder from, unless that was done before. An error
+// says what is wrong with it, in words for the operator; nothing is changed then.
+// Apply may be killed at any moment and is then to be called again.
+func (g *Gateway) Apply(from string) (Outcome, error) {
+	outcome, err := g.apply(from)
+	if err != nil {
+		_ = replace(g.wrong(), []byte(err.Error()), 0o640, group()) // without room there are greater worries
+		return outcome, err
+	}
+	if outcome != Nothing {
+		err = remove(g.wrong())
+	}
+	return outcome, err
+}
+
+// Mistake is why the last file was not applied, "" if it was.
+func (g *Gateway) Mistake() string {
+	text, err := os.ReadFile(g.wrong())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err.Error()
+	}
+	return string(text)
+}
+
+func (g *Gateway) apply(from string) (Outcome, error) {
+	name := filepath.Join(from, File)
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Nothing, nil
+	}
+	if err != nil {
+		return Nothing, err
+	}
+	last, err := readNote(g.noteFile(from))
+	if err != nil {
+		return Nothing, err
+	}
+	outcome := Before
+	if !last.about(text) {
+		if last, err = g.install(from, text, last); err != nil {
+			return Nothing, err
+		}
+		outcome = Applied
+	}
+	return outcome, errors.Join(overwrite(name, text, last.Spans), g.tidy())
+}
+
+// about says whether it is this file that was applied, be its secrets overwritten or
+// not, or in part.
+func (n *note) about(text []byte) bool {
+	return n.Size == len(text) && n.Digest == digest(starred(text, n.Spans))
+}
+
+func digest(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+func readNote(file string) (*note, error) {
+	n := new(note)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return n, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, n)
+	}
+	return n, err
+}
+
+// install puts everything that a file says into its place.
+func (g *Gateway) install(from string, text []byte, last *note) (*note, error) {
+	s, err := read(File, text, g.Known)
+	if err != nil {
+		return nil, err
+	}
+	next := &note{digest(starred(text, s.spans())), len(text), s.spans(), rand.Text()[:12]}
+	folder := filepath.Join(g.secrets(), next.Folder)
+	if err := g.keepSecrets(s, folder, filepath.Join(g.secrets(), last.Folder)); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(folder))
+	}
+	config, at, extra := s.configuration(filepath.Join(filepath.Base(g.secrets()), next.Folder))
+	if err := g.Check(config); err != nil {
+		return nil, errors.Join(moved(err, g.Config, at, extra), os.RemoveAll(folder))
+	}
+	for _, file := range []string{g.SSHKeys, g.WiFi} {
+		if err = errors.Join(err, os.MkdirAll(filepath.Dir(file), 0o700)); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.keys) > 0 {
+		err = replace(g.SSHKeys, []byte(strings.Join(s.keys, "\n")+"\n"), 0o600, -1)
+	}
+	if err == nil && s.wifi != nil {
+		err = g.joinWiFi(s.wifi, folder)
+	}
+	// This is the moment in which the gateway is another one.
+	if err == nil {
+		err = replace(g.Config, config, 0o640, group())
+	}
+	if err == nil {
+		var text []byte
+		if text, err = json.Marshal(next); err == nil {
+			err = replace(g.noteFile(from), text, 0o600, -1)
+		}
+	}
+	return next, err
+}
+
+// keepSecrets writes the secrets into files of a new folder. Those that were taken
+// over before are in the folder before.
+func (g *Gateway) keepSecrets(s *sheet, folder, before string) error {
+	if err := mkdir(g.secrets()); err != nil {
+		return err
+	}
+	if err := mkdir(folder); err != nil {
+		return err
+	}
+	var missing mistakes
+	r := reader{name: File, sheet: *s}
+	for _, one := range s.secrets {
+		text := []byte(one.value)
+		if one.kept() {
+			var err error
+			text, err = os.ReadFile(filepath.Join(before, one.name))
+			if err != nil {
+				missing = append(missing, r.problem(one.stars.From, "the secret that stood here is not kept any more: write it again"))
+				continue
+			}
+		} else if one.path == "leaf[].password" {
+			hash, err := g.Hash(one.value)
+			if err != nil {
+				missing = append(missing, r.problem(one.stars.From, "%v", err))
+				continue
+			}
+			text = []byte(hash)
+		}
+		if err := replace(filepath.Join(folder, one.name), text, 0o640, group()); err != nil {
+			return err
+		}
+	}
+	if len(missing) > 0 {
+		return missing
+	}
+	return nil
+}
+
+// moved gives problems in the configuration the places that they have in the
+// operator's file.
+func moved(err error, config string, at, extra int) error {
+	var all mistakes
+	for _, p := range problems(err) {
+		if p.File == config {
+			p.File = File
+			if p.Line > at {
+				p.Line = max(at, p.Line-extra)
+			}
+		}
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		return err
+	}
+	return all
+}
+
+func problems(err error) (all []strict.Problem) {
+	if p, ok := errors.AsType[strict.Problem](err); ok && err.Error() == p.Error() {
+		return []strict.Problem{p}
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range many.Unwrap() {
+			all = append(all, problems(one)...)
+		}
+	}
+	return all
+}
+
+// overwrite has stars in the place of secrets on the card. It writes in place, for a
+// new file would leave the old one where it was; the card itself may keep it all the
+// same.
+func overwrite(name string, text []byte, spans []Span) error {
+	clean := starred(text, spans)
+	if bytes.Equal(clean, text) {
+		return nil
+	}
+	return Writable(filepath.Dir(name), func() error {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		for _, s := range spans {
+			if _, wrong := f.WriteAt(clean[s.From:s.To], int64(s.From)); wrong != nil {
+				err = wrong
+			}
+		}
+		return errors.Join(err, f.Sync(), f.Close())
+	})
+}
+
+// tidy removes the secrets of files that count no more.
+func (g *Gateway) tidy() error {
+	notes, err := filepath.Glob(filepath.Join(g.dir(), ".first-boot.*.note"))
+	if err != nil {
+		return err
+	}
+	used := make(map[string]bool)
+	for _, file := range notes {
+		n, err := readNote(file)
+		if err != nil {
+			return err
+		}
+		used[n.Folder] = true
+	}
+	// What counts although the power went before its note was written.
+	config, err := os.ReadFile(g.Config)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	all, err := os.ReadDir(g.secrets())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, one := range all {
+		// Folders of this package only: what else is there is the operator's.
+		if one.IsDir() && made.MatchString(one.Name()) && !used[one.Name()] && !bytes.Contains(config, []byte(one.Name())) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(g.secrets(), one.Name())))
+		}
+	}
+	return err
+}
+
+// made are the names of folders that are made here.
+var made = regexp.MustCompile(`^[A-Z2-7]{12}$`)
+
+// group is the number of the daemon's group, -1 where there is none.
+func group() int {
+	g, err := user.LookupGroup("fieldgate")
+	if err != nil {
+		return -1
+	}
+	n, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// mkdir makes a folder that the daemon may look into, unless it is there.
+func mkdir(name string) error {
+	if err := os.Mkdir(name, 0o750); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(name, 0, group()); err != nil {
+			return err
+		}
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+// replace writes a file whole or not at all, with the mode and the group, -1 for that
+// of the program. It returns when the file is on the disk.
+func replace(name string, text []byte, mode fs.FileMode, group int) error {
+	if old, err := os.ReadFile(name); err == nil && slices.Equal(old, text) {
+		return nil // less wear
+	}
+	fresh := name + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		err = f.Chown(0, group)
+	}
+	_, wrote := f.Write(text)
+	if err := errors.Join(err, f.Chmod(mode), wrote, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, errors.Join(err, os.Remove(fresh)))
+	}
+	if err := os.Rename(fresh, name); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+func syncFolder(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

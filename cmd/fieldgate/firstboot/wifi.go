@@ -1,0 +1,58 @@
+package firstboot
+
+import (
+	"crypto/pbkdf2"
+	"crypto/sha1" // of the standard, see below
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// joinWiFi writes what wpa_supplicant is to join. folder has the password.
+func (g *Gateway) joinWiFi(n *network, folder string) error {
+	psk, err := os.ReadFile(filepath.Join(folder, "wifi.psk"))
+	if err != nil && n.PSK != "" {
+		return err
+	}
+	text, err := n.supplicant(string(psk))
+	if err != nil {
+		return err
+	}
+	return replace(g.WiFi, []byte(text), 0o600, -1)
+}
+
+// supplicant is a configuration of wpa_supplicant (its page wpa_supplicant.conf(5)).
+// Name and key are in hexadecimal: nothing in them can be taken for something else.
+func (n *network) supplicant(psk string) (string, error) {
+	var out strings.Builder
+	if n.Country != "" {
+		fmt.Fprintf(&out, "country=%s\n", n.Country)
+	}
+	fmt.Fprintf(&out, "network={\n\tssid=%x\n", n.SSID)
+	if n.Hidden {
+		out.WriteString("\tscan_ssid=1\n")
+	}
+	if psk == "" {
+		out.WriteString("\tkey_mgmt=NONE\n")
+	} else {
+		key, err := networkKey(n.SSID, psk)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&out, "\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tpsk=%s\n", key)
+	}
+	out.WriteString("}\n")
+	return out.String(), nil
+}
+
+// networkKey is the key of a network with a password (IEEE 802.11-2020, annex J.4).
+func networkKey(ssid, password string) (string, error) {
+	if len(password) < 8 || len(password) > 63 {
+		return "", errors.New("a Wi-Fi password has 8 to 63 letters")
+	}
+	key, err := pbkdf2.Key(sha1.New, password, []byte(ssid), 4096, 32)
+	return hex.EncodeToString(key), err
+}
