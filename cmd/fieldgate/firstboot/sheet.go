@@ -92,6 +92,9 @@ func (m mistakes) Error() string {
 // one that ends in _file may be given without that, with what is in the file as its
 // value.
 func read(name string, text []byte, known func(path string) bool) (*sheet, error) {
+	if mark := []byte("\xef\xbb\xbf"); bytes.HasPrefix(text, mark) { // by editors on Windows, and no TOML
+		text = append([]byte("   "), text[len(mark):]...)
+	}
 	r := &reader{name: name, known: known, sheet: sheet{text: text}}
 	entries, headers, err := edit.Outline(text)
 	if err != nil {
