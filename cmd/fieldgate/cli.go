@@ -18,6 +18,7 @@ const (
 	exitConfig      = 3 // invalid configuration, for the commands of the operator
 	exitNotRunning  = 4 // no daemon answers
 	exitUnreachable = 5 // of the hub
+	exitUnproven    = 6 // rejected credentials
 	exitTimedOut    = 7
 	exitNotFound    = 8
 	exitForbidden   = 9 // refused by policy
@@ -102,6 +103,7 @@ over one connection, each leaf under its own identity.`,
 		firstBootCommand(std),
 		factoryResetCommand(std),
 		motdCommand(std),
+		bleCommand(std),
 		versionCommand(std),
 	)
 	return root

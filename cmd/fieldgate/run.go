@@ -262,6 +262,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
+		Radio: radioOf(g.drivers),
 		Devices: &devices{
 			roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/test/fakebluez"
 )
 
 // TestMain lets the scripts call fieldgate as a program.
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "awaits": awaits, "shelve": shelve},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "awaits": awaits, "shelve": shelve, "bluez": bluez},
 	})
 }
 
@@ -97,6 +98,43 @@ func shelve(ts *testscript.TestScript, neg bool, args []string) {
 		}, "amqp:not-allowed: bad property"))
 	}
 	ts.Check(s.Close())
+}
+
+// bluez starts a BlueZ without a radio, for programs that are started later, with two
+// devices in reach: C8:00:00:00:00:01 shows the passkey 123456, C8:00:00:00:00:02 proves nothing.
+func bluez(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: bluez")
+	}
+	dir, err := os.MkdirTemp("", "bluez-") // a unix socket's path has at most 107 characters
+	ts.Check(err)
+	ts.Defer(func() { os.RemoveAll(dir) })
+	bus, err := fakebluez.StartBus(dir)
+	if errors.Is(err, fakebluez.ErrNoBus) && os.Getenv("CI") != "true" {
+		ts.Fatalf("%v", err)
+	}
+	ts.Check(err)
+	ts.Defer(func() { _ = bus.Stop() })
+	ts.Setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.Address)
+	z := fakebluez.New(bus, fakebluez.Options{})
+	ts.Check(z.Start())
+	ts.Defer(z.Stop)
+	devices := []*fakebluez.Device{
+		z.Add(&fakebluez.Device{Address: "C8:00:00:00:00:01", Name: "valve", RSSI: -40, Pairing: fakebluez.ShowsKey, Passkey: 123456}),
+		z.Add(&fakebluez.Device{Address: "C8:00:00:00:00:02", Name: "lamp", RSSI: -70, Pairing: fakebluez.JustWorks}),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			for _, d := range devices {
+				d.Advertise(nil, nil)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	ts.Defer(func() { cancel(); <-ended })
 }
 
 // Every command explains itself with an example.

@@ -60,6 +60,10 @@ func (r *remote) failed(what string, err error) error {
 		f.code, f.next = exitForbidden, cmp.Or(r.list, "look at what is there")
 	case errors.Is(err, control.ErrNotFound):
 		f.code, f.next = exitNotFound, cmp.Or(r.list, "run: fieldgate store dead-letters list")
+	case errors.Is(err, control.ErrPolicy):
+		f.code, f.next = exitForbidden, "say so if that is what you want: --help has the flag"
+	case errors.Is(err, control.ErrUnproven):
+		f.code, f.next = exitUnproven, "try again with what the device shows"
 	case errors.Is(err, control.ErrTimedOut):
 		f.code, f.next = exitTimedOut, "try again with a longer --timeout, or look at the leaf"
 	}

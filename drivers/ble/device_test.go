@@ -304,9 +304,10 @@ func TestScanFindsDevices(t *testing.T) {
 	r := start(t, z, DefaultConfig())
 	r.untilUp()
 	near, far := z.Add(&fakebluez.Device{Address: valve, Name: "near", RSSI: -40}), z.Add(&fakebluez.Device{Address: sensor, Name: "far", RSSI: -90})
-	keepAdvertising(t, near, far)
+	unknown := z.Add(&fakebluez.Device{Address: "C8:00:00:00:04:01", Name: "unknown", RSSI: 127})
+	keepAdvertising(t, near, far, unknown)
 	found, err := r.Scan(t.Context(), 200*time.Millisecond)
-	if err != nil || len(found) != 2 || found[0].Name != "near" || found[1].RSSI != -90 || found[0].Paired {
+	if err != nil || len(found) != 3 || found[2].RSSI != 0 || found[0].Name != "near" || found[1].RSSI != -90 || found[0].Paired {
 		t.Errorf("found %+v, %v", found, err)
 	}
 	until(t, "only the passive scan", func() bool { return z.Scanning() == "passive" })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,14 @@ type Found struct {
 	Seen    time.Time
 }
 
+// strength is for comparing: what is not known comes last.
+func (f *Found) strength() int {
+	if f.RSSI == 0 {
+		return math.MinInt16
+	}
+	return f.RSSI
+}
+
 // Scan asks all devices around for their names for so long, and returns those that
 // answered, the strongest first. ctx ends it early.
 func (d *Driver) Scan(ctx context.Context, length time.Duration) ([]Found, error) {
@@ -60,7 +69,7 @@ func (d *Driver) Scan(ctx context.Context, length time.Duration) ([]Found, error
 	for _, x := range s.client.Devices(s.adapter.Path, began) {
 		all = append(all, Found{x.Address, printable(x.Name), x.RSSI, x.Bonded, x.Seen})
 	}
-	slices.SortFunc(all, func(a, b Found) int { return b.RSSI - a.RSSI })
+	slices.SortFunc(all, func(a, b Found) int { return b.strength() - a.strength() })
 	return all, nil
 }
 

@@ -20,6 +20,8 @@ var (
 	ErrForbidden  = errors.New("not allowed")
 	ErrNotFound   = errors.New("not found")
 	ErrTimedOut   = errors.New("timed out")
+	ErrUnproven   = errors.New("not proven") // who it claims to be
+	ErrPolicy     = errors.New("not done unless that is allowed")
 )
 
 // Client asks a running daemon. Safe for concurrent use.
@@ -146,6 +148,61 @@ func (c *Client) Send(ctx context.Context, id string, command Command, limit tim
 	return w.Verdict, err
 }
 
+// HeardDevices lists the Bluetooth devices that are heard within a time, at most
+// MaxScan, the strongest first.
+func (c *Client) HeardDevices(ctx context.Context, length time.Duration) (found []Heard, err error) {
+	err = c.get(ctx, "/v1/ble/devices?for="+length.String(), &found)
+	return found, err
+}
+
+// PairDevice pairs a Bluetooth device. What is asked meanwhile, or shown, goes to reply,
+// whose answer to ShowNumber does not count; an error of it ends the pairing.
+func (c *Client) PairDevice(ctx context.Context, p Pairing, reply func(Step) (Answer, error)) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	body, err := c.do(ctx, http.MethodPost, "/v1/ble/pair", text)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for in := json.NewDecoder(body); ; {
+		var step Step
+		if err := in.Decode(&step); err != nil {
+			return fmt.Errorf("the daemon has broken off: %w", err)
+		}
+		switch {
+		case step.Over && step.Error == "":
+			return nil
+		case step.Over:
+			return failed(step.Status, step.Error)
+		}
+		a, err := reply(step)
+		if err != nil {
+			return err
+		}
+		if step.Ask == ShowNumber {
+			continue
+		}
+		a.ID = step.ID
+		if text, err = json.Marshal(a); err != nil {
+			return err
+		}
+		// One that comes too late is refused; the stream says what became of it all.
+		_ = c.ask(ctx, "/v1/ble/answer", text, new(Result))
+	}
+}
+
+// ForgetDevice makes the gateway forget a paired Bluetooth device.
+func (c *Client) ForgetDevice(ctx context.Context, address string) error {
+	text, err := json.Marshal(Pairing{Address: address})
+	if err != nil {
+		return err
+	}
+	return c.ask(ctx, "/v1/ble/forget", text, new(Result))
+}
+
 func devicePath(id string) string { return "/v1/devices/" + url.PathEscape(id) }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
@@ -195,20 +252,29 @@ func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.R
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&p); err != nil {
 		p.Error = resp.Status
 	}
-	switch resp.StatusCode {
+	return nil, failed(resp.StatusCode, p.Error)
+}
+
+// failed is the error of a status that is no success.
+func failed(status int, text string) error {
+	switch status {
 	case http.StatusForbidden:
-		return nil, fmt.Errorf("%w: %s", ErrForbidden, p.Error)
+		return fmt.Errorf("%w: %s", ErrForbidden, text)
 	case http.StatusConflict:
-		return nil, fmt.Errorf("%w: %s", ErrConflict, strings.TrimPrefix(p.Error, ErrConflict.Error()+": "))
+		return fmt.Errorf("%w: %s", ErrConflict, strings.TrimPrefix(text, ErrConflict.Error()+": "))
 	case http.StatusUnprocessableEntity:
 		e := new(Invalid)
-		if json.Unmarshal([]byte(p.Error), &e.Mistakes) == nil {
-			return nil, e
+		if json.Unmarshal([]byte(text), &e.Mistakes) == nil {
+			return e
 		}
 	case http.StatusNotFound:
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Error)
+		return fmt.Errorf("%w: %s", ErrNotFound, text)
 	case http.StatusGatewayTimeout:
-		return nil, fmt.Errorf("%w: %s", ErrTimedOut, p.Error)
+		return fmt.Errorf("%w: %s", ErrTimedOut, text)
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w: %s", ErrUnproven, text)
+	case http.StatusPreconditionFailed:
+		return fmt.Errorf("%w: %s", ErrPolicy, text)
 	}
-	return nil, errors.New(p.Error)
+	return errors.New(text)
 }

@@ -191,10 +191,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) (ctx context.Cont
 		refuse(w, http.StatusTooManyRequests, "%d callers wait for leaves already", maxLocal)
 		return nil, d, nil, false
 	}
-	// The reading deadline has to go too: with it the server would take the caller
-	// for gone.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + time.Minute))
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	patient(w, limit)
 	ctx, cancel := context.WithTimeout(r.Context(), limit)
 	return ctx, d, func() { cancel(); <-s.local }, true
 }

@@ -12,6 +12,10 @@
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes
 //	POST /v1/dead-letters/purge     a Selection: gone for good
+//	GET  /v1/ble/devices?for=5s     what the radio hears, an array of Heard
+//	POST /v1/ble/pair               a Pairing: a line of JSON for each Step
+//	POST /v1/ble/answer             an Answer to what a Step asks
+//	POST /v1/ble/forget             a Pairing, of which only the address counts
 //
 // An answer that is no success is a Problem. The package knows nothing of what
 // state there is or how it is shown: the program does.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -54,6 +55,7 @@ type Parts struct {
 	Devices Devices
 	// Configuration is nil where it cannot be changed.
 	Configuration Configuration
+	Radio         Radio // nil: no Bluetooth is configured
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
 	Log    *slog.Logger
@@ -64,10 +66,15 @@ type Server struct {
 	cfg Config
 	Parts
 	local chan struct{} // one element for each caller that waits for a leaf
+
+	questions atomic.Int64 // that pairings have asked
+	answers   chan Answer  // to the one of the pairing under way
 }
 
 // New makes a server; cfg must be valid.
-func New(cfg Config, p Parts) *Server { return &Server{cfg, p, make(chan struct{}, maxLocal)} }
+func New(cfg Config, p Parts) *Server {
+	return &Server{cfg: cfg, Parts: p, local: make(chan struct{}, maxLocal), answers: make(chan Answer)}
+}
 
 // Run serves until ctx ends. A socket that cannot be had is said loudly, but is
 // no reason to stop taking messages.
@@ -160,6 +167,10 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
 	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))
+	mux.HandleFunc("GET /v1/ble/devices", s.may(changing, s.scanRadio)) // it keeps the radio busy
+	mux.HandleFunc("POST /v1/ble/pair", s.may(changing, s.pairRadio))
+	mux.HandleFunc("POST /v1/ble/answer", s.may(changing, s.answerRadio))
+	mux.HandleFunc("POST /v1/ble/forget", s.may(changing, s.forgetRadio))
 	return mux
 }
 

@@ -280,10 +280,20 @@ func (c *Client) deviceLocked(path dbus.ObjectPath) Device {
 	p := c.objects[path][deviceIface]
 	return Device{
 		Path: path, Address: strings.ToUpper(text[string](p, "Address")), Random: text[string](p, "AddressType") == "random",
-		Name: text[string](p, "Name"), RSSI: int(text[int16](p, "RSSI")),
+		Name: text[string](p, "Name"), RSSI: strength(text[int16](p, "RSSI")),
 		Connected: text[bool](p, "Connected"), Resolved: text[bool](p, "ServicesResolved"),
 		Paired: text[bool](p, "Paired"), Bonded: text[bool](p, "Bonded"), Seen: c.seen[path],
 	}
+}
+
+// strength is 0 for what a controller says that does not know it (Core Specification,
+// volume 4, part E, section 7.7.65.2).
+func strength(rssi int16) int {
+	const unknown = 127
+	if rssi == unknown {
+		return 0
+	}
+	return int(rssi)
 }
 
 // Characteristics lists what a connected device has, in the order of its handles.
