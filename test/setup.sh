@@ -92,7 +92,7 @@ if [ -f "$lock" ] && [ ! test/node/node_modules/.package-lock.json -nt "$lock" ]
 fi
 
 # The virtual machine with a true BlueZ is made of packages that are not installed.
-if [ ! -e test/truebluez/vm/complete ]; then
+if ! cmp -s test/truebluez/fetch.sh test/truebluez/vm/complete; then
 	# shellcheck source=/dev/null
 	if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] && (. /etc/os-release && [ "$VERSION_ID" = 12 ]); then
 		test/truebluez/fetch.sh || echo "setup: could not fetch it; the test with a true BlueZ will be skipped"

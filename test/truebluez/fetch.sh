@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Fetches what the virtual machine of this folder's test is made of, from packages of
-# Debian 12, into vm/: a kernel with the modules of Bluetooth, BlueZ with its controller
+# Debian 12, into vm/: a kernel with the modules of Bluetooth, USB and a watchdog, BlueZ with its controller
 # emulator, a bus. Nothing of it is installed on this machine.
 set -euo pipefail
 cd "$(dirname "$0")"
-if [ -e vm/complete ]; then
-	exit 0
+if cmp -s fetch.sh vm/complete; then
+	exit 0 # with all that is asked for below
 fi
 rm -rf vm
 mkdir -p vm/debs vm/root vm/kernel
@@ -19,10 +19,13 @@ for deb in vm/debs/*.deb; do
 	*/linux-image-*)
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C vm/kernel --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/crypto/*' \
 			'./lib/modules/*/kernel/net/bluetooth/*' './lib/modules/*/kernel/drivers/bluetooth/hci_vhci.ko' \
-			'./lib/modules/*/kernel/net/rfkill/*' './lib/modules/*/kernel/lib/crc16.ko'
+			'./lib/modules/*/kernel/net/rfkill/*' './lib/modules/*/kernel/lib/crc16.ko' \
+			'./lib/modules/*/kernel/drivers/usb/common/*' './lib/modules/*/kernel/drivers/usb/core/*' \
+			'./lib/modules/*/kernel/drivers/usb/host/xhci-*' './lib/modules/*/kernel/drivers/usb/serial/usbserial.ko' \
+			'./lib/modules/*/kernel/drivers/usb/serial/ftdi_sio.ko' './lib/modules/*/kernel/drivers/watchdog/watchdog.ko' './lib/modules/*/kernel/drivers/watchdog/i6300esb.ko'
 		;;
 	*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C vm/root --exclude './usr/share/*' --exclude '*/gconv/*' ;;
 	esac
 done
 rm -r vm/debs
-touch vm/complete
+cp fetch.sh vm/complete

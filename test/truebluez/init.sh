@@ -10,7 +10,8 @@ echo "root:x:0:0::/:/bin/sh" >/etc/passwd
 echo "root:x:0:" >/etc/group
 # The generators of random numbers come first: without them keys are not made
 # (ecdh fails its self-test), and pairing keeps none.
-for m in sha512_generic ctr drbg jitterentropy_rng cmac ecb af_alg algif_hash algif_skcipher ecc ecdh_generic rfkill crc16 bluetooth hci_vhci; do
+for m in sha512_generic ctr drbg jitterentropy_rng cmac ecb af_alg algif_hash algif_skcipher ecc ecdh_generic rfkill crc16 bluetooth hci_vhci \
+	usb-common usbcore xhci-hcd xhci-pci usbserial ftdi_sio watchdog i6300esb; do
 	f=$(find /lib/modules -name "$m.ko")
 	[ -z "$f" ] || insmod "$f" 2>/dev/null || echo "no module $m"
 done
@@ -24,6 +25,6 @@ dbus-daemon --config-file=/etc/bus.conf --fork
 btvirt -L -l2 &
 while [ ! -e /sys/class/bluetooth/hci1 ]; do sleep 0.2; done
 /usr/libexec/bluetooth/bluetoothd -n -E &
-export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
+export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket FIELDGATE_SOCKET=/tmp/control.sock
 /guest
 poweroff -f

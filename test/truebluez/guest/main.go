@@ -1,23 +1,24 @@
 // Command guest runs inside a virtual machine beside a true bluetoothd with emulated
-// controllers: a sensor and a valve on hci1, and the driver on hci0. It prints what
-// happens, and OK at the end.
+// controllers, a hub on the bench and the real fieldgate. It is the leaf on hci1, the
+// operator at the terminal and the back end at the hub. It prints what happens; a line
+// that begins with HOST asks the machine's owner for something, and OK is the last one.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/godbus/dbus/v5"
-
-	"github.com/fieldgate/fieldgate/drivers/ble"
-	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/hubsim/control"
 )
 
 func main() {
@@ -25,296 +26,334 @@ func main() {
 		fmt.Println("FAILED:", err)
 		os.Exit(1)
 	}
-	fmt.Println("OK")
 }
 
-// The leaf's service.
-const (
-	leafService  = "6e400001-b5a3-f393-e0a9-e50e24dcca9e"
-	leafPosition = "6e400002-b5a3-f393-e0a9-e50e24dcca9e"
-	leafNotes    = "6e400003-b5a3-f393-e0a9-e50e24dcca9e"
-)
+// patience bounds each step.
+const patience = 2 * time.Minute
 
-// leaf is the far side: a GATT application, an advertisement and an agent with a display.
-type leaf struct {
-	conn    *dbus.Conn
-	address string
-	passkey chan uint32
+// tickEvery is how often the leaf has something new to say.
+const tickEvery = 500 * time.Millisecond
 
-	mu       sync.Mutex
-	position []byte
-	writes   int
-	count    byte
-	listen   bool
+const hubAddress = "127.0.0.5"
+
+// config is the gateway's. Its leaves have their keys beside it.
+const config = `
+[gateway]
+data_dir = "/tmp/data"
+[store]
+allow_any_filesystem = true
+[control]
+socket = "/tmp/control.sock"
+[hub]
+host = "` + hubAddress + `"
+ca_file = "/tmp/hub/ca.pem"
+[[broker.listener]]
+address = "127.0.0.1:1883"
+plain = true
+[[leaf]]
+id = "room-1"
+key_file = "/tmp/room-1.key"
+[[leaf]]
+id = "valve-1"
+key_file = "/tmp/valve-1.key"
+[[leaf]]
+id = "meter-1"
+key_file = "/tmp/meter-1.key"
+[board]
+watchdog = true
+watchdog_timeout = "20s"
+[[serial]]
+port = "usb:FG1"
+leaf = "meter-1"
+[ble]
+adapter = "hci0"
+[[ble.advert]]
+address = "LEAF"
+leaf = "room-1"
+min_interval = "0s"
+[[ble.device]]
+address = "LEAF"
+leaf = "valve-1"
+[[ble.device.characteristic]]
+uuid = "` + leafPosition + `"
+name = "position"
+format = "uint8"
+read = "once"
+command = "position"
+[[ble.device.characteristic]]
+uuid = "` + leafNotes + `"
+name = "note"
+format = "uint8"
+notify = true
+`
+
+// bench is all that runs in the machine.
+type bench struct {
+	*leaf
+	hub     *control.Client
+	gateway *exec.Cmd
+	began   time.Time
+
+	mu  sync.Mutex
+	got []hubsim.Arrival // guarded by mu
 }
 
-type props = map[string]dbus.Variant
-
-const (
-	appPath  = dbus.ObjectPath("/leaf")
-	svcPath  = dbus.ObjectPath("/leaf/service0")
-	posPath  = dbus.ObjectPath("/leaf/service0/char0")
-	notePath = dbus.ObjectPath("/leaf/service0/char1")
-	advPath  = dbus.ObjectPath("/leafadv")
-	agent    = dbus.ObjectPath("/leafagent")
-	hci1     = dbus.ObjectPath("/org/bluez/hci1")
-)
-
-func newLeaf() (*leaf, error) {
-	conn, err := dbus.ConnectSystemBus()
-	if err != nil {
-		return nil, err
-	}
-	l := &leaf{conn: conn, passkey: make(chan uint32, 1), position: []byte{0}}
-	chars := map[dbus.ObjectPath]map[string]props{
-		svcPath: {"org.bluez.GattService1": {"UUID": dbus.MakeVariant(leafService), "Primary": dbus.MakeVariant(true)}},
-		posPath: {"org.bluez.GattCharacteristic1": {
-			"UUID": dbus.MakeVariant(leafPosition), "Service": dbus.MakeVariant(svcPath),
-			"Flags": dbus.MakeVariant([]string{"encrypt-authenticated-read", "encrypt-authenticated-write"}),
-		}},
-		notePath: {"org.bluez.GattCharacteristic1": {
-			"UUID": dbus.MakeVariant(leafNotes), "Service": dbus.MakeVariant(svcPath), "Flags": dbus.MakeVariant([]string{"read", "notify"}),
-		}},
-	}
-	export := func(path dbus.ObjectPath, iface string, table map[string]any) {
-		err = errors.Join(err, conn.ExportMethodTable(table, path, iface))
-	}
-	export(appPath, "org.freedesktop.DBus.ObjectManager", map[string]any{
-		"GetManagedObjects": func() (map[dbus.ObjectPath]map[string]props, *dbus.Error) { return chars, nil },
-	})
-	export(posPath, "org.bluez.GattCharacteristic1", map[string]any{
-		"ReadValue": func(props) ([]byte, *dbus.Error) {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.position, nil
-		},
-		"WriteValue": func(v []byte, _ props) *dbus.Error {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.position = v
-			l.writes++
-			return nil
-		},
-	})
-	export(notePath, "org.bluez.GattCharacteristic1", map[string]any{
-		"ReadValue":   func(props) ([]byte, *dbus.Error) { return []byte{1}, nil },
-		"StartNotify": func() *dbus.Error { l.mu.Lock(); l.listen = true; l.mu.Unlock(); return nil },
-		"StopNotify":  func() *dbus.Error { l.mu.Lock(); l.listen = false; l.mu.Unlock(); return nil },
-	})
-	export(advPath, "org.freedesktop.DBus.Properties", map[string]any{
-		"GetAll": func(string) (props, *dbus.Error) { return l.advertisement(), nil },
-	})
-	export(advPath, "org.bluez.LEAdvertisement1", map[string]any{"Release": func() *dbus.Error { return nil }})
-	export(agent, "org.bluez.Agent1", map[string]any{
-		"DisplayPasskey": func(_ dbus.ObjectPath, key uint32, entered uint16) *dbus.Error {
-			if entered == 0 {
-				select {
-				case l.passkey <- key:
-				default:
-				}
-			}
-			return nil
-		},
-		"Cancel":  func() *dbus.Error { return nil },
-		"Release": func() *dbus.Error { return nil },
-	})
-	if err != nil {
-		return nil, err
-	}
-	return l, l.register()
-}
-
-func (l *leaf) register() error {
-	bluez := func(path dbus.ObjectPath, method string, args ...any) error {
-		if err := l.conn.Object("org.bluez", path).Call("org.bluez."+method, 0, args...).Err; err != nil {
-			return fmt.Errorf("%s: %w", method, err)
+// step waits for a condition.
+func (b *bench) step(what string, met func() bool) error {
+	for limit := time.Now().Add(patience); !met(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(limit) {
+			status, _ := exec.Command("/fieldgate", "status", "--output", "json").CombinedOutput()
+			return fmt.Errorf("waited in vain: %s\n%s", what, status)
 		}
-		return nil
 	}
-	adapter := l.conn.Object("org.bluez", hci1)
-	v, err := adapter.GetProperty("org.bluez.Adapter1.Address")
-	if err != nil {
-		return err
-	}
-	l.address = v.Value().(string)
-	return errors.Join(
-		adapter.SetProperty("org.bluez.Adapter1.Powered", dbus.MakeVariant(true)),
-		bluez("/org/bluez", "AgentManager1.RegisterAgent", agent, "DisplayOnly"),
-		bluez("/org/bluez", "AgentManager1.RequestDefaultAgent", agent),
-		bluez(hci1, "GattManager1.RegisterApplication", appPath, props{}),
-		bluez(hci1, "LEAdvertisingManager1.RegisterAdvertisement", advPath, props{}),
-	)
+	fmt.Printf("%5.1fs %s\n", time.Since(b.began).Seconds(), what)
+	return nil
 }
 
-func (l *leaf) advertisement() props {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return props{
-		"Type": dbus.MakeVariant("peripheral"), "LocalName": dbus.MakeVariant("leaf"), "Discoverable": dbus.MakeVariant(true),
-		"ServiceData": dbus.MakeVariant(props{"fcd2": dbus.MakeVariant([]byte{0x40, 0x00, l.count, 0x02, 0x66, 0x08, 0x09, l.count})}),
-	}
-}
-
-// tick changes what is advertised, and notifies: the emulator sends an advertisement only
-// when it changes.
-func (l *leaf) tick() {
-	l.mu.Lock()
-	l.count++
-	n, listen := l.count, l.listen
-	l.mu.Unlock()
-	_ = l.conn.Emit(advPath, "org.freedesktop.DBus.Properties.PropertiesChanged", "org.bluez.LEAdvertisement1",
-		props{"ServiceData": l.advertisement()["ServiceData"]}, []string{})
-	if listen {
-		_ = l.conn.Emit(notePath, "org.freedesktop.DBus.Properties.PropertiesChanged", "org.bluez.GattCharacteristic1",
-			props{"Value": dbus.MakeVariant([]byte{n})}, []string{})
-	}
-}
-
-// hub is what the driver is joined to.
-type hub struct {
-	mu   sync.Mutex
-	got  []*gateway.Message
-	wake atomic.Bool // the valve can be told something
-}
-
-func (h *hub) Handle(_ context.Context, m *gateway.Message, done gateway.Done) {
-	h.mu.Lock()
-	h.got = append(h.got, m)
-	h.mu.Unlock()
-	done(nil)
-}
-
-func (h *hub) Attend(_ string, _ gateway.Reach, wants gateway.Interest) {
-	h.wake.Store(wants != 0 && !wants.Has(gateway.Asleep))
-}
-func (h *hub) Note(string, string) ([]byte, error)               { return nil, nil }
-func (h *hub) SetNotes(string, map[string][]byte) error          { return nil }
-func (h *hub) EachNote(string, func(string, []byte) error) error { return nil }
-
-func (h *hub) has(leaf, text string) func() bool {
+// arrived says whether the hub has a message of a leaf with a text in it, after so many
+// others.
+func (b *bench) arrived(leaf, text string, after int) func() bool {
 	return func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		for _, m := range h.got {
-			if m.Leaf == leaf && strings.Contains(string(m.Body), text) {
-				return true
-			}
-		}
-		return false
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return slices.ContainsFunc(b.got[min(after, len(b.got)):], func(a hubsim.Arrival) bool {
+			return a.Device == leaf && strings.Contains(string(a.Body), text)
+		})
 	}
+}
+
+func (b *bench) arrivals() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.got)
+}
+
+// fieldgate is the operator's command; what goes in is what he types. It returns all
+// that he sees.
+func fieldgate(in io.Reader, args ...string) (string, error) {
+	c := exec.Command("/fieldgate", args...)
+	c.Stdin = in
+	out, err := c.CombinedOutput()
+	fmt.Printf("$ fieldgate %s\n%s", strings.Join(args, " "), out)
+	return string(out), err
+}
+
+// begin starts a program whose words are shown.
+func begin(program string, args ...string) (*exec.Cmd, error) {
+	c := exec.Command(program, args...)
+	c.Stdout, c.Stderr = os.Stdout, os.Stdout
+	return c, c.Start()
 }
 
 func run() error {
-	l, err := newLeaf()
-	for limit := time.Now().Add(time.Minute); err != nil && time.Now().Before(limit); time.Sleep(500 * time.Millisecond) {
-		l, err = newLeaf() // bluetoothd is starting
-	}
-	if err != nil {
+	if _, err := begin("/hubsim", "serve", "--host", hubAddress, "--bind", hubAddress, "--dir", "/tmp/hub",
+		"--device", "room-1", "--device", "valve-1", "--device", "meter-1"); err != nil {
 		return err
 	}
-	cfg := ble.DefaultConfig()
-	cfg.Adapter = "hci0"
-	a := ble.DefaultAdvert()
-	a.Address, a.Leaf, a.MinInterval = l.address, "room-1", 0
-	v := ble.DefaultDevice()
-	v.Address, v.Leaf = l.address, "valve-1"
-	v.Characteristics = []ble.CharacteristicConfig{
-		{UUID: leafPosition, Name: "position", Format: "uint8", Read: "once", Command: "position"},
-		{UUID: leafNotes, Name: "note", Format: "uint8", Notify: true},
-	}
-	cfg.Adverts, cfg.Devices = []ble.AdvertConfig{a}, []ble.DeviceConfig{v}
-	clock := func() gateway.Instant { return gateway.Instant{Wall: time.Now(), Quality: gateway.Synced} }
-	d, err := ble.New(cfg, clock, slog.New(slog.NewTextHandler(os.Stdout, nil)))
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	h := &hub{}
-	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx, gateway.Ways{Up: h, Attendance: h, Notes: h}) }()
-	began := time.Now()
-	step := func(what string, met func() bool) error {
-		for limit := time.Now().Add(2 * time.Minute); !met(); {
-			if time.Now().After(limit) {
-				return fmt.Errorf("waited in vain: %s; the state is %+v", what, d.State())
-			}
-			l.tick()
-			time.Sleep(500 * time.Millisecond)
-		}
-		fmt.Printf("%5.1fs %s\n", time.Since(began).Seconds(), what)
-		return nil
-	}
-	err = scenario(l, d, h, step)
-	cancel()
-	return errors.Join(err, <-ended)
-}
-
-func scenario(l *leaf, d *ble.Driver, h *hub, step func(string, func() bool) error) error {
-	if err := step("the adapter is up", func() bool { return d.State().Up }); err != nil {
-		return err
-	}
-	if s := d.State(); s.Counts["scans_passive"] != 1 || s.Note != "" {
-		return fmt.Errorf("the scan is not passive: %+v", s)
-	}
-	if err := step("a sensor's measurement", h.has("room-1", `"temperature":21.5`)); err != nil {
-		return err
-	}
-	pair := func(enter func(uint32) uint32) (err error) {
-		paired := make(chan error, 1)
-		go func() {
-			paired <- d.Pair(context.Background(), l.address, ble.Ceremony{Passkey: func(ctx context.Context) (uint32, bool) {
-				select {
-				case key := <-l.passkey:
-					return enter(key), true
-				case <-ctx.Done():
-					return 0, false
-				}
-			}})
-		}()
-		return errors.Join(step("the pairing to end", func() bool {
-			select {
-			case err = <-paired:
-				return true
-			default:
+	b := &bench{hub: control.NewClient("/tmp/hub"), began: time.Now()}
+	var err error
+	if stepErr := b.step("bluetoothd and the hub answer", func() bool {
+		if b.leaf == nil {
+			if b.leaf, err = newLeaf(); err != nil {
+				b.leaf = nil
 				return false
 			}
-		}), err)
+		}
+		_, err = b.hub.Stats(context.Background())
+		return err == nil
+	}); stepErr != nil {
+		return errors.Join(stepErr, err)
 	}
-	if err := pair(func(key uint32) uint32 { return (key + 1) % 1000000 }); !errors.Is(err, ble.ErrWrongKey) {
-		return fmt.Errorf("a wrong passkey: %w", err)
-	}
-	if err := step("seen again", func() bool { found, _ := d.Scan(context.Background(), time.Second); return len(found) > 0 }); err != nil {
+	go func() {
+		for range time.Tick(tickEvery) {
+			b.tick()
+		}
+	}()
+	go func() {
+		_ = b.hub.Arrivals(context.Background(), true, func(a hubsim.Arrival) error {
+			b.mu.Lock()
+			b.got = append(b.got, a)
+			b.mu.Unlock()
+			return nil
+		})
+	}()
+	if err := b.configure(); err != nil {
 		return err
 	}
-	if err := pair(func(key uint32) uint32 { return key }); err != nil {
-		return fmt.Errorf("the right passkey: %w", err)
-	}
-	if err := errors.Join(step("the valve is connected", h.wake.Load), step("it is read", h.has("valve-1", `"position":0`)),
-		step("it notifies", h.has("valve-1", `"note":`))); err != nil {
+	if b.gateway, err = begin("/fieldgate", "run", "--config", "/tmp/fieldgate.toml"); err != nil {
 		return err
 	}
-	verdict := make(chan gateway.Verdict, 1)
-	d.Command(&gateway.Command{Leaf: "valve-1", Body: []byte("70")}, func(v gateway.Verdict) { verdict <- v })
-	if v := <-verdict; v != gateway.Completed {
-		return fmt.Errorf("the command is %v", v)
+	for _, part := range []func() error{b.pairing, b.valve, b.adapter, b.watchdog} {
+		if err := part(); err != nil {
+			return err
+		}
 	}
-	if l.mu.Lock(); l.position[0] != 70 || l.writes != 1 {
-		return fmt.Errorf("position %v after %d writes", l.position, l.writes)
-	}
-	l.mu.Unlock()
-	fmt.Println("the command is completed and the valve has moved")
-	// The leaf's controller loses its power for a moment.
-	power := func(on bool) error {
-		return l.conn.Object("org.bluez", hci1).SetProperty("org.bluez.Adapter1.Powered", dbus.MakeVariant(on))
-	}
-	if err := power(false); err != nil {
+	fmt.Println("OK")
+	select {} // until the watchdog bites
+}
+
+// configure writes the gateway's files.
+func (b *bench) configure() error {
+	info, err := hubsim.ReadInfo("/tmp/hub")
+	if err != nil {
 		return err
 	}
-	if err := step("the loss is noticed", func() bool { return !h.wake.Load() }); err != nil {
+	for id, d := range info.Devices {
+		_, key, _ := strings.Cut(d.ConnectionString, "SharedAccessKey=")
+		if err := os.WriteFile("/tmp/"+id+".key", []byte(key), 0o600); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile("/tmp/fieldgate.toml", []byte(strings.ReplaceAll(config, "LEAF", b.address)), 0o600)
+}
+
+// pairing: a sensor's measurement reaches the hub under its own identity, and says that
+// nothing proves it; the operator finds the valve, types a wrong passkey, and the
+// right one.
+func (b *bench) pairing() error {
+	if err := b.step("a sensor's measurement at the hub", b.arrived("room-1", `"temperature":21.5`, 0)); err != nil {
 		return err
 	}
-	if err := power(true); err != nil {
+	b.mu.Lock()
+	trust := b.got[0].Properties["fieldgate-trust"]
+	b.mu.Unlock()
+	if trust != "advertised" {
+		return fmt.Errorf("the sensor's trust is %q", trust)
+	}
+	state, err := fieldgate(nil, "status", "--output", "json")
+	if err != nil || !strings.Contains(state, `"scans_passive": 1`) {
+		return fmt.Errorf("the scan is not passive: %w", err)
+	}
+	found, err := fieldgate(nil, "ble", "scan", "--for", "3s")
+	if err != nil || !strings.Contains(found, b.address) {
+		return fmt.Errorf("the valve is not found: %w", err)
+	}
+	if code, err := b.pair(1); code != 6 {
+		return fmt.Errorf("a wrong passkey: exit code %d, %w", code, err)
+	}
+	if code, err := b.pair(0); code != 0 {
+		return fmt.Errorf("the right passkey: exit code %d, %w", code, err)
+	}
+	return nil
+}
+
+// pair pairs the valve: what it shows is typed, with a mistake.
+func (b *bench) pair(mistake uint32) (code int, err error) {
+	in, typed := io.Pipe()
+	go func() {
+		_, err := fmt.Fprintf(typed, "%06d\n", (<-b.passkey+mistake)%1000000)
+		typed.CloseWithError(err)
+	}()
+	defer in.Close()
+	_, err = fieldgate(in, "ble", "pair", b.address)
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		return failed.ExitCode(), err
+	}
+	return 0, err
+}
+
+// valve: what the valve says reaches the hub, and what the hub sends moves it, also what
+// came while the valve was away.
+func (b *bench) valve() error {
+	send := func(text string) func() error {
+		return func() error { return b.hub.Send(context.Background(), "valve-1", text) }
+	}
+	before := 0
+	return inTurn(
+		func() error { return b.step("the valve is read", b.arrived("valve-1", `"position":0`, 0)) },
+		func() error { return b.step("it notifies", b.arrived("valve-1", `"note":`, 0)) },
+		send("70"),
+		func() error { return b.step("the valve has moved", b.moved(70)) },
+		func() error { return b.step("the hub knows", b.settled) },
+		func() error { return b.away(true) },
+		func() error { return b.step("the loss is noticed", func() bool { return b.device() == "asleep" }) },
+		send("30"),
+		func() error { before = b.arrivals(); return b.away(false) },
+		func() error {
+			return b.step("connected again, without pairing: it notifies", b.arrived("valve-1", `"note":`, before))
+		},
+		func() error { return b.step("what came meanwhile has moved it", b.moved(30)) },
+		func() error { return b.step("the hub knows", b.settled) },
+	)
+}
+
+// adapter: lines of a USB serial adapter reach the hub; it is pulled out while it sends,
+// another one takes its name, and it is found again under the next one.
+func (b *bench) adapter() error {
+	there := func(tty string) func() bool {
+		return func() bool { _, err := os.Stat("/dev/" + tty); return err == nil }
+	}
+	host := func(words ...string) error {
+		_, err := fmt.Println("HOST", strings.Join(words, " "))
 		return err
 	}
-	return step("connected again, without pairing", h.wake.Load)
+	return inTurn(
+		func() error { return host("plug", "FG1", `{"life":1}`) },
+		func() error { return b.step("a line at the hub", b.arrived("meter-1", `"life":1`, 0)) },
+		func() error { return host("unplug", "FG1") },
+		func() error {
+			return b.step("the adapter is missed", func() bool {
+				out, _ := exec.Command("/fieldgate", "status").Output()
+				return strings.Contains(string(out), "usb:FG1 down")
+			})
+		},
+		func() error { return host("plug", "OTHER", `{"life":2}`) },
+		func() error { return b.step("another one has its name", there("ttyUSB0")) },
+		func() error { return host("plug", "FG1", `{"life":3}`) },
+		func() error { return b.step("it has the next one", there("ttyUSB1")) },
+		func() error { return b.step("a line at the hub again", b.arrived("meter-1", `"life":3`, 0)) },
+		func() error {
+			if b.arrived("meter-1", `"life":2`, 0)() {
+				return errors.New("the gateway has opened the wrong adapter")
+			}
+			return nil
+		},
+	)
+}
+
+// inTurn does one thing after the other, up to the first that fails.
+func inTurn(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watchdog: it is armed and fed; then the gateway is killed.
+func (b *bench) watchdog() error {
+	if err := b.step("the watchdog is fed", func() bool {
+		var s struct {
+			Board struct {
+				Fed int64 `json:"watchdog_fed"`
+			}
+		}
+		out, _ := exec.Command("/fieldgate", "status", "--output", "json").Output()
+		return json.Unmarshal(out, &s) == nil && s.Board.Fed > 0
+	}); err != nil {
+		return err
+	}
+	return b.gateway.Process.Kill()
+}
+
+// settled says whether no command waits at the hub.
+func (b *bench) settled() bool {
+	list, err := b.hub.Devices(context.Background())
+	for line := range strings.Lines(list) {
+		if f := strings.Fields(line); f[0] == "valve-1" {
+			return err == nil && f[len(f)-1] == "0"
+		}
+	}
+	return false
+}
+
+// device is the state of the valve, as the operator sees it.
+func (b *bench) device() string {
+	out, err := exec.Command("/fieldgate", "device", "show", "valve-1").Output()
+	_, rest, ok := strings.Cut(string(out), "state ")
+	if err != nil || !ok {
+		return ""
+	}
+	return strings.Fields(rest)[0]
 }
