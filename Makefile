@@ -119,6 +119,11 @@ soak: ## the gateway under random faults for MINUTES (30): memory, files and gor
 rows: ## every row of the hub's contract, with 150 breaks and kills in the middle of all (15 minutes)
 	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 60m -run '^TestRows$$' ./test/e2e/rows
 
+.PHONY: button
+button: ## the board's button on a true GPIO chip, in a virtual arm64 machine (half a minute; fetches 60 MB)
+	test/trueboard/fetch.sh
+	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v ./test/trueboard
+
 N ?= 1000
 .PHONY: powercut
 powercut: ## cut the power of the gateway N times (1000) and print what was lost
@@ -165,6 +170,7 @@ nightly: ## everything, longer: all tests with the race detector, five minutes o
 	$(GO) test -count=1 -timeout 0 ./test/powercut -run TestFault -v -every-fault
 	$(MAKE) link
 	$(MAKE) rows
+	$(MAKE) button
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 30m -run '^TestThroughProxy$$' ./test/suite/uplink
 	$(MAKE) backlog
 	$(MAKE) image-test
