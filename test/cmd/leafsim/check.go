@@ -18,7 +18,8 @@ func checkCommand() *cobra.Command {
 		Short: "Compare what was acknowledged with what arrived at the hub",
 		Long: `Reads the acknowledgements that leaves wrote down, and the events of a running
 hubsim as a back end reads them, and prints one row per leaf: acknowledged, arrived, lost, duplicated, out
-of order. Ends with 1 if a promise was broken.`,
+of order. What comes from leaves that nobody acknowledges, like meters and sensors, is counted and not judged. Ends
+with 1 if a promise was broken.`,
 		Example: "  leafsim check --acks acks.jsonl --hub hub",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -38,6 +38,10 @@ type Leaf struct {
 
 	Resent     int // arrivals that the leaf itself sent again: no fault
 	Duplicated int // arrivals that the gateway sent again: no fault after a failure
+	// Foreign counts what arrived of a leaf that is none of leafsim's, like a meter or a
+	// sensor: nothing was acknowledged to it, and it has never sent what leafsim's do. Nobody
+	// knows what it should have sent: no fault.
+	Foreign int
 	// Ragged counts runs of repetitions that are not a tail of what had
 	// arrived. A broken link never causes one. A restart does, without fault:
 	// the gateway then repeats what was on flash, which is not everything.
@@ -109,6 +113,7 @@ func (r Report) Total() Leaf {
 		t.IDReused += l.IDReused
 		t.Misnamed += l.Misnamed
 		t.Unreadable += l.Unreadable
+		t.Foreign += l.Foreign
 		t.Missing += l.Missing
 	}
 	return t

@@ -80,6 +80,19 @@ func TestCompare(t *testing.T) {
 			Leaf{Acked: 2, Arrived: 1, Lost: 1, Unreadable: 1},
 		},
 		{
+			"a meter, which leafsim does not play", nil,
+			[]Arrival{{Device: "meter", MessageID: "1", Start: 1, Seq: 1, Body: []byte(`{"voltage":230.1}`)}, {Device: "meter", MessageID: "2", Start: 1, Seq: 2, Body: []byte(`{}`)}},
+			Leaf{Foreign: 2},
+		},
+		{
+			"nothing was acknowledged, and one body is damaged", nil, with(arrivals(1, 2), 1, func(a *Arrival) { a.Body = []byte(`{"leaf":`) }),
+			Leaf{Arrived: 1, Unacked: 1, Unreadable: 1},
+		},
+		{
+			"everything damaged that was acknowledged", acks(1), with(arrivals(1), 0, func(a *Arrival) { a.Body = []byte(`{}`) }),
+			Leaf{Acked: 1, Lost: 1, Unreadable: 1},
+		},
+		{
 			// The gateway took 2 and 3, died before it acknowledged them, and
 			// the leaf published them again.
 			"leaf sent again", acks(1, 2, 3), append(arrivals(1, 2, 3), arrival("pump", 2, 4), arrival("pump", 3, 5)),

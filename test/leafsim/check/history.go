@@ -188,6 +188,9 @@ func (h *history) close() *Leaf {
 		}
 		h.countMissing(name, l)
 	}
+	if r := &h.result; len(h.lanes) == 0 && r.Misnamed == 0 {
+		r.Foreign, r.Unreadable, r.FirstFailure = r.Unreadable, 0, ""
+	}
 	return &h.result
 }
 

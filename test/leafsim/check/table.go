@@ -25,6 +25,7 @@ func (r Report) WriteTable(w io.Writer) error {
 		{"id changed", func(l *Leaf) int { return l.IDChanged }},
 		{"id reused", func(l *Leaf) int { return l.IDReused }},
 		{"unreadable", func(l *Leaf) int { return l.Unreadable }},
+		{"not leafsim's", func(l *Leaf) int { return l.Foreign }},
 		{"unaccounted", func(l *Leaf) int { return l.Missing }},
 	} {
 		if c.value(&total) > 0 {
