@@ -73,6 +73,7 @@ var fieldDocs = map[string]string{
 	"drivers/ble.AdvertConfig.Report":                      "\"all\" readings, \"change\" when one differs by more than its deadband, or \"period\" for the newest, once a period.",
 	"drivers/ble.AdvertConfig.Units":                       "Messages say the units of their readings.",
 	"drivers/ble.CharacteristicConfig.Command":             "name of the cloud-to-device messages that write it.",
+	"drivers/ble.CharacteristicConfig.Desired":             "name of the desired property that is written to it; it is reported with the outcome.",
 	"drivers/ble.CharacteristicConfig.Format":              "Default: as the SIG writes it, else \"bytes\".",
 	"drivers/ble.CharacteristicConfig.Method":              "name of the direct method that writes it, or reads it without a payload.",
 	"drivers/ble.CharacteristicConfig.Name":                "Of the field in messages; default: as the SIG calls it.",

@@ -60,6 +60,8 @@ type running struct {
 	t    *testing.T
 	stop func() // ends the driver and waits for it
 
+	twins gateway.Twins // nil: no device has any
+
 	mu       sync.Mutex
 	got      []*gateway.Message
 	refuse   error // what messages are refused with
@@ -118,7 +120,7 @@ func start(t *testing.T, z *fakebluez.BlueZ, cfg Config, set ...func(*running)) 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.Run(ctx, gateway.Ways{Up: r, Attendance: r, Notes: r}) }()
+	go func() { ended <- d.Run(ctx, gateway.Ways{Up: r, Attendance: r, Twins: r.twins, Notes: r}) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {

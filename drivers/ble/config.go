@@ -196,6 +196,7 @@ type CharacteristicConfig struct {
 	Write   string `toml:"write"`   // hexadecimal, written at each connection, in the order of the file
 	Command string `toml:"command"` // name of the cloud-to-device messages that write it
 	Method  string `toml:"method"`  // name of the direct method that writes it, or reads it without a payload
+	Desired string `toml:"desired"` // name of the desired property that is written to it; it is reported with the outcome
 
 	Format string  `toml:"format"` // default: as the SIG writes it, else "bytes"
 	Scale  float64 `toml:"scale"`  // by which the number on air is multiplied
@@ -254,10 +255,10 @@ func (c *CharacteristicConfig) validate(at string, names map[string]string) erro
 	if b, err := hex.DecodeString(c.Write); err != nil || len(b) > maxOctets {
 		return gateway.BadKey(at+"write", "%q is not hexadecimal: write it like \"0100\"", c.Write)
 	}
-	if c.Read == "" && !c.Notify && c.Write == "" && c.Command == "" && c.Method == "" {
-		return gateway.BadKey(at+"uuid", "nothing is done with it: write read, notify, write, command or method")
+	if c.Read == "" && !c.Notify && c.Write == "" && c.Command == "" && c.Method == "" && c.Desired == "" {
+		return gateway.BadKey(at+"uuid", "nothing is done with it: write read, notify, write, command, method or desired")
 	}
-	for key, name := range map[string]string{"command": c.Command, "method": c.Method} {
+	for key, name := range map[string]string{"command": c.Command, "method": c.Method, "desired": c.Desired} {
 		if used := names[key+" "+name]; name != "" && used != "" {
 			return gateway.BadKey(at+key, "%q is used already, at %s", name, used)
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -413,4 +415,86 @@ func TestConnectingFailsAndIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.untilAwake("valve-1")
+}
+
+// reports are what was reported to the twin.
+type reports struct {
+	mu  sync.Mutex
+	all []string // guarded by mu
+}
+
+func (r *reports) Twin(context.Context, string) ([]byte, time.Duration, error) {
+	return nil, 0, gateway.ErrNoTwin
+}
+
+func (r *reports) Report(_ string, patch []byte, done func(int64, error)) {
+	r.mu.Lock()
+	r.all = append(r.all, string(patch))
+	r.mu.Unlock()
+	done(1, nil)
+}
+
+func (r *reports) list() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all)
+}
+
+func TestDesiredPropertiesAreWritten(t *testing.T) {
+	t.Parallel()
+	z := startBlueZ(t, fakebluez.Options{})
+	twin := new(reports)
+	r := start(t, z, oneDevice(PairingNone, func(d *DeviceConfig) {
+		d.Characteristics = []CharacteristicConfig{
+			{UUID: customUUID, Desired: "position", Format: "uint16", Scale: 0.1},
+			{UUID: "6e400009-b5a3-f393-e0a9-e50e24dcca9e", Desired: "broken", Format: "uint8"},
+		}
+	}), func(r *running) { r.twins = twin })
+	d := z.Add(newValve(valve))
+	keepAdvertising(t, d)
+	r.untilAwake("valve-1")
+	if got, want := r.wants("valve-1"), gateway.WantsDesired|gateway.CannotAsk; got != want {
+		t.Errorf("wants %b, want %b", got, want)
+	}
+	heard := make(chan struct{}, 9)
+	tell := func(patch string, version int64) {
+		r.Desired("valve-1", []byte(patch), version, func() { heard <- struct{}{} })
+	}
+	wait := func(what string) {
+		t.Helper()
+		select {
+		case <-heard:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("not heard: %s", what)
+		}
+	}
+	tell(`{"position":7,"other":1,"$version":3}`, 3)
+	wait("a value")
+	tell(`{"position":"far","broken":1,"$version":4}`, 4)
+	wait("two that are refused")
+	tell(`{"position":null,"$version":5}`, 5)
+	wait("one that is removed")
+	written := d.Written()
+	if len(written) != 1 || string(written[0].Value) != "\x46\x00" {
+		t.Errorf("written %+v", written)
+	}
+	got := twin.list()
+	if len(got) != 2 || got[0] != `{"position":{"value":7,"ac":200,"av":3}}` ||
+		!strings.Contains(got[1], `"position":{"value":"far","ac":400,"av":4,`) || !strings.Contains(got[1], `"broken":{"value":1,"ac":502,"av":4,`) {
+		t.Errorf("reported %q", got)
+	}
+	d.OutOfRange(true)
+	until(t, "asleep", func() bool { return r.wants("valve-1").Has(gateway.Asleep) })
+	tell(`{"position":8,"$version":6}`, 6)
+	tell(`[]`, 6)
+	d.OutOfRange(false)
+	r.untilAwake("valve-1")
+	select {
+	case <-heard:
+		t.Error("heard by a device that was away")
+	default: // the gateway tells it again, since it is attended to anew
+	}
+	if n := r.State().Desired; n != 3 {
+		t.Errorf("%d desired changes counted, want 3", n)
+	}
 }

@@ -123,7 +123,7 @@ func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
 	parts.Go(func() { d.queue.Run(ctx) })
 	parts.Go(func() { d.adverts.run(ctx, ways.Notes) })
 	for _, p := range d.peripherals {
-		p.attendance = ways.Attendance
+		p.attendance, p.twins = ways.Attendance, ways.Twins
 		p.attend(gateway.Asleep)
 	}
 	d.live(ctx)

@@ -41,6 +41,7 @@ type peripheral struct {
 	DeviceConfig
 	driver     *Driver
 	attendance gateway.Attendance
+	twins      gateway.Twins
 	wants      gateway.Interest // what the hub may send
 	stays      bool             // it is not only read from time to time
 	values     []*value
@@ -60,9 +61,9 @@ type value struct {
 
 // link is one connection of a device that is ready.
 type link struct {
-	session  *session
-	paths    map[*value]bluez.Characteristic
-	commands chan delivery
+	session *session
+	paths   map[*value]bluez.Characteristic
+	down    chan delivery
 }
 
 func newPeripheral(c DeviceConfig, d *Driver) *peripheral {
@@ -74,12 +75,15 @@ func newPeripheral(c DeviceConfig, d *Driver) *peripheral {
 		every, _ := v.every()
 		x.every = every.D()
 		p.values = append(p.values, x)
-		p.stays = p.stays || v.Notify || v.Command != "" || v.Method != "" || x.every == 0
+		p.stays = p.stays || v.Notify || v.Command != "" || v.Method != "" || v.Desired != "" || x.every == 0
 		if v.Command != "" {
 			p.wants |= gateway.WantsCommands
 		}
 		if v.Method != "" {
 			p.wants |= gateway.WantsCalls
+		}
+		if v.Desired != "" {
+			p.wants |= gateway.WantsDesired | gateway.CannotAsk
 		}
 	}
 	return p
@@ -247,7 +251,7 @@ func (p *peripheral) resolve(ctx context.Context, s *session, device dbus.Object
 
 // begin finds the values, writes what is to be written and listens.
 func (p *peripheral) begin(ctx context.Context, s *session, device dbus.ObjectPath) (*link, error) {
-	l := &link{session: s, paths: make(map[*value]bluez.Characteristic), commands: make(chan delivery, maxCommands)}
+	l := &link{session: s, paths: make(map[*value]bluez.Characteristic), down: make(chan delivery, maxDown)}
 	all := s.client.Characteristics(device)
 	for _, v := range p.values {
 		i := slices.IndexFunc(all, func(c bluez.Characteristic) bool {

@@ -10,18 +10,22 @@ import (
 	"github.com/fieldgate/fieldgate/gateway"
 )
 
-// maxCommands is how many commands of a leaf may be under way: more than the gateway
-// hands over at once.
-const maxCommands = 64
+// maxDown is how many commands and desired changes of a leaf may be under way: more than
+// the gateway hands over at once.
+const maxDown = 64
 
 // commandProperty is the application property of a cloud-to-device message that names
 // the command. A device that has only one needs none.
 const commandProperty = "command"
 
-// delivery is a command on its way to a device.
+// delivery is a command, or a desired change, on its way to a device.
 type delivery struct {
 	c      *gateway.Command
 	answer func(gateway.Verdict)
+
+	patch   []byte // where c is nil
+	version int64
+	heard   func()
 }
 
 // Command is described at gateway.DownHandler.
@@ -35,7 +39,7 @@ func (d *Driver) Command(c *gateway.Command, answer func(gateway.Verdict)) {
 	defer p.mu.Unlock()
 	if p.link != nil {
 		select {
-		case p.link.commands <- delivery{c, answer}:
+		case p.link.down <- delivery{c: c, answer: answer}:
 			return
 		default:
 		}
@@ -43,12 +47,16 @@ func (d *Driver) Command(c *gateway.Command, answer func(gateway.Verdict)) {
 	answer(gateway.Undelivered)
 }
 
-// deliver writes commands until ctx ends, one after the other. Whatever comes until
-// nobody can hand over any more has no word: it comes again.
+// deliver writes commands and desired changes until ctx ends, one after the other.
+// Whatever comes until nobody can hand over any more has no word: it comes again.
 func (p *peripheral) deliver(ctx context.Context, l *link) {
 	for {
 		select {
-		case x := <-l.commands:
+		case x := <-l.down:
+			if x.c == nil {
+				p.desire(ctx, l, x)
+				continue
+			}
 			v := p.obey(ctx, l, x.c)
 			p.driver.tally.add(func(s *gateway.DriverState) { s.Commands[v.String()]++ })
 			x.answer(v)
@@ -57,8 +65,10 @@ func (p *peripheral) deliver(ctx context.Context, l *link) {
 		}
 		for {
 			select {
-			case x := <-l.commands:
-				x.answer(gateway.Undelivered)
+			case x := <-l.down:
+				if x.c != nil {
+					x.answer(gateway.Undelivered)
+				}
 			default:
 				return
 			}
@@ -214,5 +224,76 @@ func answerWith(status int, body any) *gateway.Reply {
 	return &gateway.Reply{Status: status, Body: b}
 }
 
-// Desired is described at gateway.DownHandler. Devices have no twin of their own.
-func (d *Driver) Desired(string, []byte, int64, func()) {}
+// Desired is described at gateway.DownHandler. What does not fit is told again when the
+// device is connected the next time.
+func (d *Driver) Desired(leaf string, patch []byte, version int64, heard func()) {
+	p := d.byLeaf[leaf]
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.link == nil {
+		return
+	}
+	select {
+	case p.link.down <- delivery{patch: patch, version: version, heard: heard}:
+	default:
+	}
+}
+
+// outcome is what is reported of a desired property, as the back ends of IoT Plug and
+// Play read it: value, status like HTTP's, version and words.
+type outcome struct {
+	Value   json.RawMessage `json:"value"`
+	Status  int             `json:"ac"`
+	Version int64           `json:"av"`
+	Words   string          `json:"ad,omitempty"`
+}
+
+// desire writes a change of desired properties, and reports what became of it. A change is
+// heard when each of its values has a final word: what the device could not do at the
+// moment is told again at the next connection.
+func (p *peripheral) desire(ctx context.Context, l *link, x delivery) {
+	var patch map[string]json.RawMessage
+	if err := json.Unmarshal(x.patch, &patch); err != nil {
+		p.driver.log.Warn("desired change cannot be read", "leaf", p.Leaf, "err", err)
+		return
+	}
+	final := true
+	report := make(map[string]outcome)
+	for _, v := range p.values {
+		wish, named := patch[v.Desired]
+		if v.Desired == "" || !named || string(wish) == "null" { // removed: there is no wish any more
+			continue
+		}
+		o := outcome{Value: wish, Status: http.StatusOK, Version: x.version}
+		b, err := v.encode(wish)
+		word := gateway.Rejected
+		if err != nil {
+			o.Status = http.StatusBadRequest
+		} else if err = l.write(ctx, v, b); err != nil {
+			o.Status, word = http.StatusBadGateway, verdict(err)
+		}
+		if err != nil {
+			o.Words = "the value: " + err.Error()
+			final = final && word == gateway.Rejected
+			if word == gateway.Undelivered {
+				continue // nobody knows
+			}
+		}
+		report[v.Desired] = o
+	}
+	if len(report) > 0 {
+		text, _ := json.Marshal(report) // what came as JSON is JSON
+		p.twins.Report(p.Leaf, text, func(_ int64, err error) {
+			if err != nil {
+				p.driver.log.Warn("the hub takes no report of a desired change", "leaf", p.Leaf, "err", err)
+			}
+		})
+	}
+	if final {
+		p.driver.tally.add(func(s *gateway.DriverState) { s.Desired++ })
+		x.heard()
+	}
+}
