@@ -390,7 +390,7 @@ func (a *applier) restartLocked() {
 // connect: a store that was damaged is put in order first.
 const startLimit = time.Minute
 
-// lookEvery is how often a trial is looked at.
+// lookEvery is how often a trial, or the daemon, is looked at.
 const lookEvery = 200 * time.Millisecond
 
 // watch is step 4 for a gateway that runs, and obeys signals, until ctx ends. The error

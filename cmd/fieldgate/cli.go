@@ -18,10 +18,11 @@ const (
 	exitConfig      = 3 // invalid configuration, for the commands of the operator
 	exitNotRunning  = 4 // no daemon answers
 	exitUnreachable = 5 // of the hub
-	exitUnproven    = 6 // rejected credentials
+	exitRejected    = 6 // rejected credentials
 	exitTimedOut    = 7
 	exitNotFound    = 8
-	exitForbidden   = 9 // refused by policy
+	exitForbidden   = 9  // refused by policy
+	exitStore       = 10 // damaged or full
 
 	exitExConfig = 78 // the same for the daemon: EX_CONFIG of sysexits.h, tells systemd not to restart
 )
@@ -95,7 +96,14 @@ over one connection, each leaf under its own identity.`,
 		runCommand(std),
 		statusCommand(std),
 		topCommand(std),
-		group("store", "Look at what is kept", deadLettersCommand(std)),
+		checkCommand(std),
+		netcheckCommand(std),
+		connectCommand(std),
+		waitCommand(std),
+		whyCommand(std),
+		logsCommand(std),
+		diagCommand(std),
+		group("store", "Look at what is kept", storeStatusCommand(std), drainCommand(std), deadLettersCommand(std)),
 		configCommand(std),
 		deviceCommand(std),
 		secretsCommand(std),
@@ -105,7 +113,9 @@ over one connection, each leaf under its own identity.`,
 		motdCommand(std),
 		bleCommand(std),
 		versionCommand(std),
+		completionCommand(std),
 	)
+	completeLeaves(root.Commands()...)
 	return root
 }
 

@@ -34,13 +34,13 @@ func listLettersCommand(std streams) *cobra.Command {
 			if err != nil {
 				return r.failed("cannot list the dead letters", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, letters)
+			if !r.forPeople() {
+				return encode(std.out, r.output, letters)
 			}
 			return printLetters(std, letters)
 		},
 	}
-	r.flags(c, "table", "json")
+	r.flags(c, forms...)
 	return c
 }
 

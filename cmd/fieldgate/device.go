@@ -41,13 +41,13 @@ For a leaf that the hub refuses it says why, and when the hub is asked again.`,
 			if err != nil {
 				return r.failed("cannot list the leaves", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, all)
+			if !r.forPeople() {
+				return encode(std.out, r.output, all)
 			}
 			return printDevices(std.out, all, time.Now())
 		},
 	}
-	r.flags(c, "table", "json")
+	r.flags(c, forms...)
 	return c
 }
 
@@ -103,8 +103,8 @@ func showDeviceCommand(std streams) *cobra.Command {
 			if err != nil {
 				return r.failed("cannot show the leaf", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, d)
+			if !r.forPeople() {
+				return encode(std.out, r.output, d)
 			}
 			now := time.Now()
 			fmt.Fprintf(std.out, "leaf       %s\nstate      %s\nlast seen  %s\nlistens    %s\nauth       %s\nhub        %s\n",
@@ -112,7 +112,7 @@ func showDeviceCommand(std streams) *cobra.Command {
 			return nil
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, "text", "json", "yaml", "jsonl")
 	return c
 }
 
@@ -131,8 +131,8 @@ standard error, or stands in the JSON form.`,
 			if err != nil {
 				return r.failed("cannot read the twin", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, t)
+			if !r.forPeople() {
+				return encode(std.out, r.output, t)
 			}
 			switch {
 			case t.AgeSeconds == nil:
@@ -143,7 +143,7 @@ standard error, or stands in the JSON form.`,
 			return writeJSON(std.out, t.Twin)
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, "text", "json", "yaml", "jsonl")
 	return c
 }
 

@@ -26,6 +26,8 @@ const (
 type journal struct {
 	mu     sync.Mutex
 	events []control.Event // the oldest first; guarded by mu
+
+	lines logLines // not warnings alone
 }
 
 // Events returns what is remembered, the oldest first.
@@ -54,38 +56,50 @@ func (j *journal) add(e control.Event) {
 // watch returns a log that hands everything on to the old one, and warnings to the
 // journal too, also those that the old one leaves out.
 func (j *journal) watch(log *slog.Logger) *slog.Logger {
-	return slog.New(&listener{next: log.Handler(), journal: j})
+	return slog.New(&listener{next: log.Handler(), add: j.add, least: slog.LevelWarn})
 }
 
-// listener is the slog.Handler of journal.watch.
+// listener is a slog.Handler that hands records on, and those of a level or above to
+// a memory too.
 type listener struct {
-	next    slog.Handler
-	journal *journal
-	known   control.Event // what all records have in common
-	prefix  string        // of names: the groups that are open
+	next   slog.Handler
+	add    func(control.Event)
+	least  slog.Leveler
+	known  control.Event // what all records have in common
+	prefix string        // of names: the groups that are open
+}
+
+// levelName spells a level as the log's own configuration and people do.
+func levelName(l slog.Level) string {
+	switch {
+	case l >= slog.LevelError:
+		return "error"
+	case l >= slog.LevelWarn:
+		return "warning"
+	case l >= slog.LevelInfo:
+		return "info"
+	}
+	return "debug"
 }
 
 // Enabled implements slog.Handler.
 func (l *listener) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn || l.next.Enabled(ctx, level)
+	return level >= l.least.Level() || l.next.Enabled(ctx, level)
 }
 
 // Handle implements slog.Handler.
 func (l *listener) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelWarn {
+	if r.Level >= l.least.Level() {
 		e := l.known
-		e.Time, e.Level, e.Message = r.Time.UTC(), "warning", r.Message
+		e.Time, e.Level, e.Message = r.Time.UTC(), levelName(r.Level), r.Message
 		if e.Time.IsZero() {
 			e.Time = time.Now().UTC()
-		}
-		if r.Level >= slog.LevelError {
-			e.Level = "error"
 		}
 		r.Attrs(func(a slog.Attr) bool {
 			note(&e, l.prefix, a)
 			return true
 		})
-		l.journal.add(e)
+		l.add(e)
 	}
 	if !l.next.Enabled(ctx, r.Level) {
 		return nil

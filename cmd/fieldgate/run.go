@@ -24,6 +24,7 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 	"github.com/fieldgate/fieldgate/gateway/seal"
 	"github.com/fieldgate/fieldgate/gateway/store"
+	"github.com/fieldgate/fieldgate/gateway/trace"
 	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/gateway/upload"
@@ -103,7 +104,7 @@ func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
 // returns, everything that a leaf was told is safe is settled or on flash.
 func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.LevelVar, changes *applier, hup <-chan os.Signal) error {
 	events := new(journal)
-	log = events.watch(log)
+	log = events.lines.watch(events.watch(log), level)
 	for _, w := range cfg.warnings {
 		log.Warn("configuration", "at", w.Place(), "warning", w.Message)
 	}
@@ -179,6 +180,7 @@ type assembly struct {
 	log     *slog.Logger
 	clock   gateway.Clock
 	path    *gateway.Path
+	trace   *trace.Tracer
 	down    *gateway.Down
 	twins   *twin.Twins
 	uplink  *uplink.Uplink
@@ -216,7 +218,8 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 			return nil, err
 		}
 	}
-	g.path = gateway.NewPath(cfg.Path, queue, table, cfg.modules, clock, log.With("part", "path"))
+	g.trace = trace.New(clock, func() string { return g.uplink.State().Transport })
+	g.path = gateway.NewPath(cfg.Path, g.trace.Store(queue), table, cfg.modules, clock, log.With("part", "path"))
 	transport, err := newTransport(cfg, proofs, keys, clock, log.With("part", "uplink"))
 	if err != nil {
 		return nil, err
@@ -236,7 +239,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		return nil, err
 	}
 	recent := newRecent(table)
-	up := recent.watch(g.path)
+	up := recent.watch(g.trace.Door(g.path))
 	parts := broker.Parts{Up: up, Attendance: g.twins, Twins: g.twins, Notes: queue, Files: g.files}
 	if parts.Relay, err = pairing.NewRelay(table, proofs, queue, g.uplink.Prove); err != nil {
 		return nil, err
@@ -262,7 +265,8 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
-		Radio: radioOf(g.drivers),
+		Radio:     radioOf(g.drivers),
+		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
 		Devices: &devices{
 			roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
 			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
@@ -402,7 +406,7 @@ func (g *assembly) stages(goodTime string, changes *applier, hup <-chan os.Signa
 		{{"path", g.path.Run}, {"down", g.down.Run}},
 		{{"twins", g.twins.Run}},
 		{
-			{"uplink", func(ctx context.Context) error { return g.uplink.Run(ctx, g.path) }},
+			{"uplink", func(ctx context.Context) error { return g.uplink.Run(ctx, g.trace.Outbox(g.path)) }},
 			{"upload", g.runFiles},
 		},
 		doors,

@@ -21,8 +21,9 @@ import (
 
 // remote is what subcommands that talk to the daemon have in common.
 type remote struct {
+	formFlag
+
 	socket string
-	output string
 	list   string // what lists the things that may not be found
 }
 
@@ -31,15 +32,8 @@ type remote struct {
 func (r *remote) flags(c *cobra.Command, formats ...string) {
 	socket := cmp.Or(os.Getenv("FIELDGATE_SOCKET"), control.DefaultSocket)
 	c.Flags().StringVar(&r.socket, "socket", socket, "control socket of the daemon, `FILE`")
-	if len(formats) == 0 {
-		return
-	}
-	c.Flags().StringVarP(&r.output, "output", "o", formats[0], fmt.Sprintf("`FORMAT`, one of %v", formats))
-	c.PreRunE = func(*cobra.Command, []string) error {
-		if slices.Contains(formats, r.output) {
-			return nil
-		}
-		return fmt.Errorf("unknown format %q for --output: write one of %v", r.output, formats)
+	if len(formats) > 0 {
+		r.flag(c, formats...)
 	}
 }
 
@@ -63,9 +57,13 @@ func (r *remote) failed(what string, err error) error {
 	case errors.Is(err, control.ErrPolicy):
 		f.code, f.next = exitForbidden, "say so if that is what you want: --help has the flag"
 	case errors.Is(err, control.ErrUnproven):
-		f.code, f.next = exitUnproven, "try again with what the device shows"
+		f.code, f.next = exitRejected, "try again with what the device shows"
 	case errors.Is(err, control.ErrTimedOut):
 		f.code, f.next = exitTimedOut, "try again with a longer --timeout, or look at the leaf"
+	case errors.Is(err, control.ErrUnreachable):
+		f.code, f.next = exitUnreachable, "fieldgate check"
+	case errors.Is(err, control.ErrRejected):
+		f.code, f.next = exitRejected, "fieldgate check"
 	}
 	return f
 }

@@ -31,11 +31,28 @@ type FullLetter struct {
 	Body            []byte            `json:"body"` // Base64
 }
 
+// Trip is a twin that was read from the hub.
+type Trip struct {
+	Device  string  `json:"device"`
+	Seconds float64 `json:"seconds"`
+}
+
 // Event is something that went wrong, as the log has it.
 type Event struct {
 	Time    time.Time `json:"time"`  // of the last time
 	Count   int       `json:"count"` // how often since the start of the daemon, or since it was last forgotten
 	Level   string    `json:"level"` // warning or error
+	Part    string    `json:"part,omitempty"`
+	Leaf    string    `json:"leaf,omitempty"`
+	Message string    `json:"message"`
+	Facts   string    `json:"facts,omitempty"` // name=value ...
+}
+
+// Record is a line of the log.
+type Record struct {
+	Number  uint64    `json:"number"` // 1, 2, 3 ... since the start of the daemon
+	Time    time.Time `json:"time"`
+	Level   string    `json:"level"` // debug, info, warning or error
 	Part    string    `json:"part,omitempty"`
 	Leaf    string    `json:"leaf,omitempty"`
 	Message string    `json:"message"`

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/trace"
 )
 
 // Errors of a Client, by what the operator is to do.
@@ -22,6 +24,10 @@ var (
 	ErrTimedOut   = errors.New("timed out")
 	ErrUnproven   = errors.New("not proven") // who it claims to be
 	ErrPolicy     = errors.New("not done unless that is allowed")
+
+	// Of the hub: it could not be asked, or did not take the identity.
+	ErrUnreachable = errors.New("the hub cannot be reached")
+	ErrRejected    = errors.New("the hub refuses")
 )
 
 // Client asks a running daemon. Safe for concurrent use.
@@ -47,6 +53,25 @@ func (c *Client) State(ctx context.Context, v any) error { return c.get(ctx, "/v
 func (c *Client) Events(ctx context.Context) (events []Event, err error) {
 	err = c.get(ctx, "/v1/events", &events)
 	return events, err
+}
+
+// RoundTrip has the daemon read a twin from the hub over its connection.
+func (c *Client) RoundTrip(ctx context.Context) (t Trip, err error) {
+	err = c.ask(ctx, "/v1/round-trip", nil, &t)
+	return t, err
+}
+
+// Records returns the remembered lines of the log with numbers above after, the
+// oldest first: of one leaf, or of all where leaf is "".
+func (c *Client) Records(ctx context.Context, after uint64, leaf string) (all []Record, err error) {
+	err = c.get(ctx, fmt.Sprintf("/v1/logs?after=%d&leaf=%s", after, url.QueryEscape(leaf)), &all)
+	return all, err
+}
+
+// Message returns what is known of a message, by its id.
+func (c *Client) Message(ctx context.Context, id string) (m trace.Message, err error) {
+	err = c.get(ctx, "/v1/messages/"+url.PathEscape(id), &m)
+	return m, err
 }
 
 // DeadLetters lists the shelf, the oldest first.
@@ -275,6 +300,10 @@ func failed(status int, text string) error {
 		return fmt.Errorf("%w: %s", ErrUnproven, text)
 	case http.StatusPreconditionFailed:
 		return fmt.Errorf("%w: %s", ErrPolicy, text)
+	case http.StatusBadGateway:
+		return fmt.Errorf("%w: %s", ErrUnreachable, text)
+	case http.StatusFailedDependency:
+		return fmt.Errorf("%w: %s", ErrRejected, text)
 	}
 	return errors.New(text)
 }

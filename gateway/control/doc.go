@@ -8,6 +8,9 @@
 //	GET  /v1/devices                the leaves, an array of Device
 //	GET  /v1/devices/{id}           one of them; below it twin and messages, and
 //	                                to POST to methods/{name} and commands
+//	GET  /v1/logs?after=N&leaf=ID   lines of the log, an array of Record
+//	GET  /v1/messages/{id}          what became of a message
+//	POST /v1/round-trip             a twin is read from the hub: a Trip
 //	GET  /v1/dead-letters           what is on the shelf, an array of Letter
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes

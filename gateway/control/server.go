@@ -12,10 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/trace"
 )
 
 // DefaultSocket is where the daemon listens and the subcommands call.
@@ -56,9 +58,16 @@ type Parts struct {
 	// Configuration is nil where it cannot be changed.
 	Configuration Configuration
 	Radio         Radio // nil: no Bluetooth is configured
+	// RoundTrip reads a twin from the hub, not the copy kept here, and says whose.
+	// Errors are those of gateway.HubTwins.
+	RoundTrip func(context.Context) (device string, err error)
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
-	Log    *slog.Logger
+	// Records returns the lines of the log with numbers above one, the oldest first.
+	Records func(after uint64) []Record
+	// Message returns what is known of a message, by its id.
+	Message func(id string) (trace.Message, bool)
+	Log     *slog.Logger
 }
 
 // Server answers operators.
@@ -149,6 +158,9 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/state", s.may(reading, s.state))
 	mux.HandleFunc("GET /v1/events", s.may(reading, s.events))
+	mux.HandleFunc("GET /v1/logs", s.may(reading, s.records))
+	mux.HandleFunc("GET /v1/messages/{id}", s.may(reading, s.message))
+	mux.HandleFunc("POST /v1/round-trip", s.may(reading, s.roundTrip))
 	mux.HandleFunc("GET /v1/dead-letters", s.may(reading, s.list))
 	mux.HandleFunc("GET /v1/dead-letters/export", s.may(reading, s.export))
 	mux.HandleFunc("POST /v1/dead-letters/replay", s.may(changing, s.replay))
@@ -196,6 +208,56 @@ func (s *Server) state(w http.ResponseWriter, _ *http.Request) { answer(w, s.Sta
 
 func (s *Server) events(w http.ResponseWriter, _ *http.Request) {
 	answer(w, append([]Event{}, s.Events()...))
+}
+
+func (s *Server) records(w http.ResponseWriter, r *http.Request) {
+	after := uint64(0)
+	if text := r.URL.Query().Get("after"); text != "" {
+		var err error
+		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
+			refuse(w, http.StatusBadRequest, "after=%q is no number of a line", text)
+			return
+		}
+	}
+	all := s.Records(after)
+	if leaf := r.URL.Query().Get("leaf"); leaf != "" {
+		all = slices.DeleteFunc(all, func(x Record) bool { return x.Leaf != leaf })
+	}
+	answer(w, append([]Record{}, all...))
+}
+
+func (s *Server) message(w http.ResponseWriter, r *http.Request) {
+	m, ok := s.Message(r.PathValue("id"))
+	if !ok {
+		refuse(w, http.StatusNotFound, "it is not among the last %d messages since the start of the daemon", trace.Messages)
+		return
+	}
+	answer(w, m)
+}
+
+// roundTrip is bounded as calls of leaves are.
+func (s *Server) roundTrip(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.local <- struct{}{}:
+		defer func() { <-s.local }()
+	default:
+		refuse(w, http.StatusTooManyRequests, "%d callers wait already", maxLocal)
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see begin
+	ctx, cancel := context.WithTimeout(r.Context(), DefaultTimeout)
+	defer cancel()
+	begin := time.Now()
+	device, err := s.RoundTrip(ctx)
+	if err == nil {
+		answer(w, Trip{Device: device, Seconds: time.Since(begin).Seconds()})
+		return
+	}
+	status := http.StatusBadGateway
+	if e, ok := errors.AsType[*gateway.TwinError](err); ok && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
+		status = http.StatusFailedDependency
+	}
+	refuse(w, status, "%v", err)
 }
 
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {

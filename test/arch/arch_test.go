@@ -41,7 +41,8 @@ var mayImport = []arrow{
 	{"gateway/upload", []string{"gateway", "gateway/hub", "gateway/identity"}},
 	{"gateway/broker/...", []string{"gateway", "gateway/hub", "gateway/identity", "gateway/pairing", "gateway/plain", "gateway/broker/...", "gateway/failpoint", "gateway/seal"}},
 	{"gateway/uplink", []string{"gateway", "gateway/failpoint"}},
-	{"gateway/control", []string{"gateway", "gateway/pairing"}},
+	{"gateway/trace", []string{"gateway"}},
+	{"gateway/control", []string{"gateway", "gateway/pairing", "gateway/trace"}},
 	{"gateway/uplink/dial", []string{"gateway", "gateway/uplink", "gateway/seal"}}, // the stream under both transports
 	{"gateway/uplink/amqp", []string{"gateway", "gateway/hub", "gateway/identity/...", "gateway/uplink", "gateway/uplink/dial"}},
 	{"gateway/uplink/mqtt", []string{"gateway", "gateway/seal", "gateway/hub", "gateway/identity/...", "gateway/uplink", "gateway/uplink/dial"}},

@@ -57,6 +57,10 @@ func parseUSB(name string) (u usbName, ok bool) {
 	return u, ok
 }
 
+// Find returns the device that a configured name means now, like /dev/ttyUSB0. It
+// opens nothing.
+func Find(name string) (device string, err error) { return system.find(name) }
+
 // find returns the device that a configured name means now.
 func (at places) find(name string) (device string, err error) {
 	u, isUSB := parseUSB(name)

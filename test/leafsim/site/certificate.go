@@ -22,6 +22,15 @@ const certificateLife = 30 * 24 * time.Hour
 // certificate of it for the gateway, valid for localhost, 127.0.0.1 and more
 // addresses; an empty one is none.
 func MakeCertificates(caFile, certFile, keyFile string, more ...string) error {
+	return makeCertificates(time.Now().Add(certificateLife), caFile, certFile, keyFile, more...)
+}
+
+// MakeExpiredCertificates makes the same, and that of the gateway has expired.
+func MakeExpiredCertificates(caFile, certFile, keyFile string) error {
+	return makeCertificates(time.Now().Add(-time.Minute), caFile, certFile, keyFile)
+}
+
+func makeCertificates(until time.Time, caFile, certFile, keyFile string, more ...string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -38,6 +47,7 @@ func MakeCertificates(caFile, certFile, keyFile string, more ...string) error {
 		return err
 	}
 	cert := template("localhost")
+	cert.NotAfter = until
 	cert.KeyUsage = x509.KeyUsageDigitalSignature
 	cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	cert.DNSNames, cert.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
