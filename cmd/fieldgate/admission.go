@@ -17,10 +17,6 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
-// pairingUser is the user name with which leaves come that nobody knows yet. No leaf
-// can be called so.
-const pairingUser = "pair"
-
 // Admit is described at control.Devices.
 func (d *devices) Admit(_ context.Context, a control.Admission) (control.Admitted, error) {
 	n := newLeaf{id: a.ID, auth: a.Auth, hubKey: strings.TrimSpace(a.HubKey), thumbprint: a.Thumbprint}

@@ -20,6 +20,7 @@ func deviceCommand(std streams) *cobra.Command {
 		listDevicesCommand(std), showDeviceCommand(std), addDeviceCommand(std),
 		twinCommand(std), methodCommand(std), sendCommand(std), hashPasswordCommand(std))
 	c.AddCommand(changeDeviceCommands(std)...)
+	c.AddCommand(decideCommands(std)...)
 	return c
 }
 

@@ -98,6 +98,17 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 	return cfg.leaf(n.id)
 }
 
+// usable says whether a leaf could be added that has no key of its own at the hub and
+// is proven to it in that way.
+func (f leafFiles) usable(auth string) error {
+	text := "[[leaf]]\nid = \"pairing-window\"\n"
+	if auth != "" {
+		text += "auth = " + edit.Quote(auth) + "\n"
+	}
+	_, err := loadConfigWith(f.config, map[string][]byte{filepath.Join(f.dir(), "pairing-window.leaf.toml"): []byte(text)})
+	return err
+}
+
 // set changes a key of a leaf in whatever file it stands; "" takes the key out. It
 // returns the leaf called id as the configuration now has it.
 func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {

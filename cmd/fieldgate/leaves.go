@@ -54,7 +54,7 @@ func (c *leafConfig) Validate() error {
 		errs = append(errs, gateway.BadKey("id",
 			"%q is not a device id: write 1 to 128 letters, digits or any of - : . %% _ * ? ! ( ) , = @ $ ' ;", c.ID))
 	}
-	if c.ID == pairingUser {
+	if c.ID == pairing.User {
 		errs = append(errs, gateway.BadKey("id", "%q is the name with which new leaves pair: write another", c.ID))
 	}
 	switch {

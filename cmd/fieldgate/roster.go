@@ -90,6 +90,13 @@ func (r *roster) all() []leaf {
 	return list
 }
 
+// limitMemory bounds the memory of a gateway that has no leaf yet.
+func (r *roster) limitMemory() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limitMemoryLocked()
+}
+
 func (r *roster) limitMemoryLocked() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit(len(r.leaves)))

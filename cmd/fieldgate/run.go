@@ -213,6 +213,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if err := g.proveRemoved(queue); err != nil {
 		return nil, err
 	}
+	g.roster.limitMemory()
 	for _, l := range cfg.leaves {
 		if err := g.roster.admit(l); err != nil {
 			return nil, err
@@ -249,6 +250,15 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		parts.Files, parts.Door = nil, nil // there is nobody to send files to
 	}
 	parts.Rules, parts.MayListen = rulesOf(cfg), listeningOf(cfg)
+	var authority *identity.Authority
+	if authority, err = openAuthority(cfg); err != nil {
+		return nil, err
+	}
+	local := &devices{roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, recent: recent}
+	parts.Window = &pairing.Window{
+		Known: local.knows, Usable: local.files.usable, Log: log.With("part", "pairing"),
+		Admit: func(r pairing.Request, auth string) (pairing.Answer, error) { return local.pair(authority, r, auth) },
+	}
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
@@ -258,6 +268,8 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if g.drivers, err = newDrivers(cfg, clock, log); err != nil {
 		return nil, err
 	}
+	local.down, local.twins, local.proofs, local.seen = g.down, g.twins, proofs, seen
+	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.peers
 	c := g.collector()
 	c.certs = g.certificates(transport)
 	g.collect = c.state
@@ -267,10 +279,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
 		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
-		Devices: &devices{
-			roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, down: g.down, twins: g.twins, proofs: proofs, seen: seen, recent: recent,
-			broker: g.broker.State, uplink: g.uplink.State, path: g.path.State, peers: g.peers,
-		},
+		Devices: local, Window: parts.Window, Invite: g.invite, Authority: authority,
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
 	return g, nil

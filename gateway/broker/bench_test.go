@@ -142,6 +142,7 @@ type bench struct {
 	rules     *mapping.Rules
 	mayListen map[string][]string
 	files     Files
+	window    *pairing.Window
 	door      func(func(*http.Request, string) error) http.Handler
 	*testing.T
 	b     *Broker
@@ -206,7 +207,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 // and the way down are those of before.
 func (b *bench) start() {
 	b.Helper()
-	parts := Parts{Up: b.path, Attendance: b.desk, Twins: b.twins, Notes: b.notes, Rules: b.rules, MayListen: b.mayListen, Files: b.files, Door: b.door}
+	parts := Parts{Up: b.path, Attendance: b.desk, Twins: b.twins, Notes: b.notes, Rules: b.rules, MayListen: b.mayListen, Files: b.files, Door: b.door, Window: b.window}
 	broker, err := New(b.cfg, b.table, b.clock, parts, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)

@@ -43,6 +43,7 @@ type Broker struct {
 	rules      atomic.Pointer[mapping.Rules]
 	listening  atomic.Pointer[map[string][]string] // by login, to which leaves it may listen
 	relay      *pairing.Relay
+	window     *pairing.Window
 	files      Files
 	visitors   *http.Server // nil: HTTP is for MQTT over WebSocket only
 	log        *slog.Logger
@@ -65,6 +66,7 @@ type Broker struct {
 
 	conns    map[*session]struct{}  // all connections, guarded by mu
 	waiting  map[string]int         // of those, not logged in, by source, guarded by mu
+	guests   int                    // of these, wanting to pair, guarded by mu
 	sessions map[string]*session    // logged in, by session id, guarded by mu
 	turns    map[string]*turn       // of leaves that have something to hand over, guarded by mu
 	inboxes  map[string]*inbox      // by session id, guarded by mu
@@ -91,6 +93,8 @@ type Parts struct {
 	// Relay judges tokens of leaves whose key the gateway does not have. Nil is
 	// nobody.
 	Relay *pairing.Relay
+	// Window lets new leaves pair. Nil is never.
+	Window *pairing.Window
 	// Rules read the topics that no dialect knows. Nil is none.
 	Rules *mapping.Rules
 	// MayListen says by login to which leaves it may listen; AnyLeaf is all. Whoever
@@ -115,6 +119,7 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 		attendance: parts.Attendance,
 		twins:      parts.Twins,
 		relay:      parts.Relay,
+		window:     parts.Window,
 		files:      parts.Files,
 		log:        log,
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"log/slog"
+	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -37,6 +38,9 @@ var nothing = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puba
 // here (guard.go).
 func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	s := sessionOf(cl)
+	if s.guest != nil {
+		return s.guestPacket(pk)
+	}
 	switch pk.FixedHeader.Type {
 	case packets.Connect:
 		s.client = cl
@@ -70,18 +74,26 @@ func (h *hook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
 	seconds, idle := keepalive(cl.State.Keepalive, h.b.cfg.Load().MaxKeepalive.D())
 	cl.State.ServerKeepalive = seconds != cl.State.Keepalive
 	cl.State.Keepalive = seconds
+	if s.guest != nil { // it stays no longer than the window is open, and small
+		s.conn.admit(maxConnectPacket, min(idle, time.Until(s.guest.Until())+guestFarewell))
+		return nil
+	}
 	s.conn.admit(int(h.b.cfg.Load().MaxPacketSize), idle)
 	return nil
 }
 
 // OnConnectAuthenticate repeats the verdict of OnConnect.
 func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
-	return sessionOf(cl).leaf != ""
+	s := sessionOf(cl)
+	return s.leaf != "" || s.guest != nil
 }
 
 // OnSessionEstablished comes after CONNACK and before the next packet is read.
 func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	s := sessionOf(cl)
+	if s.guest != nil {
+		return
+	}
 	s.writing.Go(func() { s.acknowledge(s.stopping) })
 	s.desk.serve(s)
 	if s.present {

@@ -106,6 +106,7 @@ func (b *Broker) leave(s *session) {
 	delete(b.conns, s)
 	if s.leaf == "" {
 		b.strangerLeftLocked(s)
+		b.guestLeftLocked(s)
 		return
 	}
 	s.inbox.release(s)

@@ -35,6 +35,7 @@ type session struct {
 	id      string    // names the MQTT session: the leaf's id, or leaf/client id
 	leaf    string    // "" until admitted
 	expiry  time.Time // of the token; zero: none
+	guest   *guest    // nil: it is no guest
 	turn    *turn
 	inbox   *inbox
 	desk    *desk               // where its leaf is served
@@ -67,6 +68,9 @@ func (s *session) takePublish(first byte, body []byte) error {
 	p, err := readPublication(s.version(), first, bytes.Clone(body))
 	if err != nil {
 		return err
+	}
+	if s.guest != nil {
+		return s.takeRequest(p)
 	}
 	return s.publish(p)
 }

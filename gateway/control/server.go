@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 	"github.com/fieldgate/fieldgate/gateway/trace"
 )
 
@@ -61,6 +62,10 @@ type Parts struct {
 	// RoundTrip reads a twin from the hub, not the copy kept here, and says whose.
 	// Errors are those of gateway.HubTwins.
 	RoundTrip func(context.Context) (device string, err error)
+	// Window lets new leaves pair. Invite makes of its code what a QR code says.
+	Window    *pairing.Window
+	Invite    func(pairing.Code) string
+	Authority Authority
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
 	// Records returns the lines of the log with numbers above one, the oldest first.
@@ -176,6 +181,14 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("PATCH /v1/devices/{id}", s.may(changing, s.alterDevice))
 	mux.HandleFunc("DELETE /v1/devices/{id}", s.may(changing, s.removeDevice))
 	mux.HandleFunc("GET /v1/devices/{id}/messages", s.may(reading, s.messages))
+	mux.HandleFunc("POST /v1/devices/{id}/approve", s.may(changing, s.approve))
+	mux.HandleFunc("POST /v1/devices/{id}/reject", s.may(changing, s.reject))
+	mux.HandleFunc("GET /v1/pairing", s.may(reading, s.windowState))
+	mux.HandleFunc("POST /v1/pairing", s.may(changing, s.openWindow))
+	mux.HandleFunc("DELETE /v1/pairing", s.may(changing, s.closeWindow))
+	mux.HandleFunc("GET /v1/pairing/code", s.may(changing, s.windowCode))
+	mux.HandleFunc("GET /v1/authority", s.may(reading, s.authority))
+	mux.HandleFunc("POST /v1/authority/rotate", s.may(changing, s.rotateAuthority))
 	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
 	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))

@@ -94,6 +94,7 @@ var owners = []struct {
 	{"github.com/google/go-tpm", []string{"gateway/seal"}},
 	{"go.bug.st/serial", []string{"drivers/serial/port"}},
 	{"github.com/pelletier/go-toml", []string{"cmd/fieldgate/...", "test/..."}},
+	{"github.com/mdp/qrterminal", []string{"cmd/fieldgate"}},
 	{"github.com/spf13/", []string{"cmd/fieldgate", "test/cmd/..."}},
 	{"charm.land/", []string{"cmd/fieldgate"}},
 	{"github.com/charmbracelet/", []string{"cmd/fieldgate"}},

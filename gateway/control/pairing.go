@@ -1,0 +1,157 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/pairing"
+)
+
+// Authority is the gateway's own authority for certificates of leaves. Safe for
+// concurrent use.
+type Authority interface {
+	// Certificates returns its certificate in PEM form, then the former one.
+	Certificates() (string, error)
+	// Rotate gives it a new key.
+	Rotate() error
+}
+
+// Opening is a pairing window that is to be opened.
+type Opening struct {
+	Seconds float64 `json:"seconds,omitempty"` // 0 is what is usual
+	Auto    bool    `json:"auto,omitempty"`    // whoever has the code is approved at once
+	Auth    string  `json:"auth,omitempty"`    // how the leaf is proven to the hub
+}
+
+// Opened is one that is open. It prints as "redacted".
+type Opened struct {
+	Code    string    `json:"code"`
+	Payload string    `json:"payload"` // of a QR code: where, to whom, and the code
+	Until   time.Time `json:"until"`
+}
+
+// String hides the code.
+func (Opened) String() string { return "redacted" }
+
+// GoString hides the code.
+func (Opened) GoString() string { return "redacted" }
+
+// Certificates are certificates in PEM form.
+type Certificates struct {
+	PEM string `json:"pem"`
+}
+
+func (s *Server) openWindow(w http.ResponseWriter, r *http.Request) {
+	var o Opening
+	if !read(w, r, &o) {
+		return
+	}
+	if most := pairing.MaxWindow.Seconds(); o.Seconds < 0 || o.Seconds > most {
+		refuse(w, http.StatusBadRequest, "a window is open for at most %v", pairing.MaxWindow)
+		return
+	}
+	code, until, err := s.Window.Open(pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth})
+	if err != nil {
+		refuse(w, http.StatusConflict, "%v", err)
+		return
+	}
+	answer(w, Opened{code.Text(), s.Invite(code), until.UTC()})
+}
+
+func (s *Server) closeWindow(w http.ResponseWriter, _ *http.Request) { done(w, s.Window.Close()) }
+
+func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
+
+func (s *Server) windowCode(w http.ResponseWriter, _ *http.Request) {
+	code, err := s.Window.Code()
+	if err != nil {
+		done(w, err)
+		return
+	}
+	answer(w, Opened{code.Text(), s.Invite(code), s.Window.State().Until})
+}
+
+func (s *Server) approve(w http.ResponseWriter, r *http.Request) {
+	done(w, s.Window.Approve(r.PathValue("id")))
+}
+
+func (s *Server) reject(w http.ResponseWriter, r *http.Request) {
+	done(w, s.Window.Reject(r.PathValue("id")))
+}
+
+// done answers a request that changes something.
+func done(w http.ResponseWriter, err error) {
+	switch {
+	case err == nil:
+		answer(w, Result{Count: 1})
+	case errors.Is(err, pairing.ErrNoClaim):
+		refuse(w, http.StatusNotFound, "%v", err)
+	case errors.Is(err, pairing.ErrWindow):
+		refuse(w, http.StatusConflict, "%v", err)
+	default:
+		refuseChange(w, err)
+	}
+}
+
+func (s *Server) authority(w http.ResponseWriter, _ *http.Request) {
+	text, err := s.Authority.Certificates()
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	answer(w, Certificates{text})
+}
+
+func (s *Server) rotateAuthority(w http.ResponseWriter, _ *http.Request) {
+	err := s.Authority.Rotate()
+	if err == nil {
+		s.Log.Warn("operator gave the authority of leaves a new key")
+	}
+	done(w, err)
+}
+
+// OpenWindow opens a pairing window.
+func (c *Client) OpenWindow(ctx context.Context, o Opening) (out Opened, err error) {
+	err = c.change(ctx, http.MethodPost, "/v1/pairing", o, &out)
+	return out, err
+}
+
+// CloseWindow closes it.
+func (c *Client) CloseWindow(ctx context.Context) error {
+	return c.change(ctx, http.MethodDelete, "/v1/pairing", nil, new(Result))
+}
+
+// WindowState says how it is.
+func (c *Client) WindowState(ctx context.Context) (s pairing.WindowState, err error) {
+	err = c.get(ctx, "/v1/pairing", &s)
+	return s, err
+}
+
+// WindowCode returns its code.
+func (c *Client) WindowCode(ctx context.Context) (out Opened, err error) {
+	err = c.get(ctx, "/v1/pairing/code", &out)
+	return out, err
+}
+
+// Decide approves or rejects the leaf that has asked for that id.
+func (c *Client) Decide(ctx context.Context, id string, approve bool) error {
+	verb := "/reject"
+	if approve {
+		verb = "/approve"
+	}
+	return c.change(ctx, http.MethodPost, devicePath(id)+verb, nil, new(Result))
+}
+
+// Authority returns the certificates of the authority of leaves.
+func (c *Client) Authority(ctx context.Context) (text string, err error) {
+	var out Certificates
+	err = c.get(ctx, "/v1/authority", &out)
+	return out.PEM, err
+}
+
+// RotateAuthority gives it a new key.
+func (c *Client) RotateAuthority(ctx context.Context) error {
+	return c.change(ctx, http.MethodPost, "/v1/authority/rotate", nil, new(Result))
+}

@@ -1,0 +1,340 @@
+package pairing
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// User is the user name with which a leaf comes that wants to pair. No leaf can be
+// called so.
+const User = "pair"
+
+const (
+	// DefaultWindow is how long a window is open, MaxWindow the longest.
+	DefaultWindow = 2 * time.Minute
+	MaxWindow     = 10 * time.Minute
+	// maxWrong wrong codes close the window.
+	maxWrong = 5
+	// backoffMin is how long no window can be opened after that. It doubles each time up
+	// to backoffMax, until a leaf has paired.
+	backoffMin = 10 * time.Second
+	backoffMax = 10 * time.Minute
+)
+
+// Errors of a Window.
+var (
+	ErrWindow   = errors.New("no pairing window is open")
+	ErrIsOpen   = errors.New("a pairing window is open already")
+	ErrBackoff  = errors.New("wrong codes were tried")
+	ErrCode     = errors.New("the code is wrong")
+	ErrUsed     = errors.New("the code was used by another leaf")
+	ErrNoClaim  = errors.New("no such leaf has asked to pair")
+	ErrKnown    = errors.New("there is a leaf of that name already")
+	ErrRejected = errors.New("the operator has rejected it")
+)
+
+// Options are how a window is opened.
+type Options struct {
+	For  time.Duration // 0 is DefaultWindow
+	Auto bool          // whoever has the code is approved at once
+	Auth string        // how the leaf is proven to the hub, as in the configuration; "" is what is usual
+}
+
+// Answer is what a leaf gets that has paired: a certificate with those above it, in
+// PEM form, or a password.
+type Answer struct {
+	ID          string `json:"id"`
+	Certificate string `json:"certificate,omitempty"`
+	Password    string `json:"password,omitempty"`
+}
+
+// WindowState is a snapshot.
+type WindowState struct {
+	Open  bool      `json:"open"`
+	Until time.Time `json:"until,omitzero"`
+	Auto  bool      `json:"auto,omitempty"`
+	Wrong int       `json:"wrong"`           // codes tried
+	Claim string    `json:"claim,omitempty"` // the id that a leaf asks for
+	Key   string    `json:"key,omitempty"`   // SHA-256 of its public key, in hexadecimal; "" for one that wants a password
+	State string    `json:"state,omitempty"` // claimed or approved
+	// Retry is when a window can be opened again after wrong codes.
+	Retry time.Time `json:"retry,omitzero"`
+	Last  string    `json:"last,omitempty"` // how the last one ended
+}
+
+// Window is the time in which one new leaf may join: an operator opens it, one leaf
+// claims it with its code, and when that is approved gets its answer on its own
+// connection. There is one window at a time, and one leaf for each. Safe for
+// concurrent use.
+type Window struct {
+	// Known says whether there is a leaf of that name.
+	Known func(id string) bool
+	// Usable says whether a leaf could be admitted that is proven to the hub in that way.
+	Usable func(auth string) error
+	// Admit lets a leaf in for good and returns what it is to be given.
+	Admit func(r Request, auth string) (Answer, error)
+	Log   *slog.Logger
+
+	mu      sync.Mutex
+	open    *opening // guarded by mu; nil: there is none
+	retry   time.Time
+	backoff time.Duration
+	last    string
+}
+
+// opening is one window.
+type opening struct {
+	Options
+	code  Code
+	until time.Time // with a monotonic reading: the clock may be set meanwhile
+	timer *time.Timer
+	wrong int
+	claim *claimed // nil: nobody has claimed it
+}
+
+// claimed is the leaf that the window is for.
+type claimed struct {
+	Request
+	approved bool
+	answer   Answer
+	err      error         // why it gets none
+	decided  chan struct{} // closed when there is an answer, or err
+}
+
+// Open opens a window and returns its code. The error is ErrIsOpen, wraps ErrBackoff,
+// or is that of Usable.
+func (w *Window) Open(o Options) (Code, time.Time, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if w.open != nil {
+		return Code{}, time.Time{}, ErrIsOpen
+	}
+	if now.Before(w.retry) {
+		return Code{}, time.Time{}, fmt.Errorf("%w: a window can be opened again in %v", ErrBackoff, w.retry.Sub(now).Round(time.Second))
+	}
+	if err := w.Usable(o.Auth); err != nil {
+		return Code{}, time.Time{}, err
+	}
+	if o.For == 0 {
+		o.For = DefaultWindow
+	}
+	o.For = min(o.For, MaxWindow)
+	x := &opening{Options: o, code: NewCode(), until: now.Add(o.For)}
+	x.timer = time.AfterFunc(o.For, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.endLocked(x, "nobody has paired in time")
+	})
+	w.open = x
+	w.Log.Info("pairing window opened", "event", "pairing-opened", "until", x.until.UTC(), "auto", o.Auto)
+	return x.code, x.until, nil
+}
+
+// Close closes the window; ErrWindow if there is none.
+func (w *Window) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open == nil {
+		return ErrWindow
+	}
+	w.endLocked(w.open, "the operator has closed it")
+	return nil
+}
+
+// Code returns the code of the window.
+func (w *Window) Code() (Code, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open == nil {
+		return Code{}, ErrWindow
+	}
+	return w.open.code, nil
+}
+
+// State takes a snapshot.
+func (w *Window) State() WindowState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := WindowState{Last: w.last}
+	if time.Now().Before(w.retry) {
+		s.Retry = w.retry.UTC()
+	}
+	if x := w.open; x != nil {
+		s.Open, s.Until, s.Auto, s.Wrong = true, x.until.UTC(), x.Auto, x.wrong
+		if c := x.claim; c != nil {
+			s.Claim, s.State = c.ID, "claimed"
+			if c.CSR != nil {
+				s.Key = fmt.Sprintf("%x", c.Key)
+			}
+			if c.approved {
+				s.State = "approved"
+			}
+		}
+	}
+	return s
+}
+
+// endLocked ends a window if it is still open. Whoever waits in it is told.
+func (w *Window) endLocked(x *opening, why string) {
+	if w.open != x {
+		return
+	}
+	w.open, w.last = nil, why
+	x.timer.Stop()
+	if c := x.claim; c != nil && !c.approved && c.err == nil {
+		c.err = fmt.Errorf("%w any more: %s", ErrWindow, why)
+		close(c.decided)
+	}
+	w.Log.Info("pairing window closed", "event", "pairing-closed", "reason", why)
+}
+
+// Enter judges a code that somebody at source gives. Wrong ones close the window,
+// except those in which the last digit shows a slip.
+func (w *Window) Enter(text, source string) (*Guest, error) {
+	code, ok := parseCode(text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x := w.open
+	switch {
+	case x == nil:
+		return nil, ErrWindow
+	case !ok:
+		return nil, ErrCode
+	case subtle.ConstantTimeCompare([]byte(code.digits), []byte(x.code.digits)) == 1:
+		return &Guest{w: w, in: x, source: source}, nil
+	}
+	x.wrong++
+	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "source", source, "wrong", x.wrong)
+	if x.wrong >= maxWrong {
+		w.backoff = min(max(2*w.backoff, backoffMin), backoffMax)
+		w.retry = time.Now().Add(w.backoff)
+		w.Log.Warn("pairing window closed by wrong codes", "event", "pairing-guessed", "source", source, "wait", w.backoff)
+		w.endLocked(x, "wrong codes were tried")
+	}
+	return nil, ErrCode
+}
+
+// Approve admits the leaf that has asked for that name. Errors are ErrWindow,
+// ErrNoClaim, or those of Admit.
+func (w *Window) Approve(id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, err := w.claimLocked(id)
+	if err != nil {
+		return err
+	}
+	return w.approveLocked(c)
+}
+
+// Reject turns away the leaf that has asked for that name, and closes the window.
+func (w *Window) Reject(id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, err := w.claimLocked(id)
+	if err != nil {
+		return err
+	}
+	c.err = ErrRejected
+	close(c.decided)
+	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "leaf", id)
+	w.endLocked(w.open, "the operator has rejected "+id)
+	return nil
+}
+
+// claimLocked returns what is still to be decided.
+func (w *Window) claimLocked(id string) (*claimed, error) {
+	switch {
+	case w.open == nil:
+		return nil, ErrWindow
+	case w.open.claim == nil || w.open.claim.ID != id || w.open.claim.approved:
+		return nil, fmt.Errorf("%w: %q", ErrNoClaim, id)
+	}
+	return w.open.claim, nil
+}
+
+func (w *Window) approveLocked(c *claimed) error {
+	answer, err := w.Admit(c.Request, w.open.Auth)
+	if err != nil {
+		return err
+	}
+	c.approved, c.answer = true, answer
+	close(c.decided)
+	w.backoff = 0
+	w.Log.Info("new leaf approved", "event", "pairing-approved", "leaf", c.ID)
+	return nil
+}
+
+// Guest is somebody who has given the code of a window.
+type Guest struct {
+	w      *Window
+	in     *opening
+	source string
+}
+
+// Until is when the window closes, with a monotonic reading.
+func (g *Guest) Until() time.Time { return g.in.until }
+
+// Claim asks for what the request says. The first who does has the window: another
+// one is refused with ErrUsed, while the same may ask again after its connection was
+// lost. A name that is taken is an alarm and refused with ErrKnown.
+func (g *Guest) Claim(r Request) (*Ticket, error) {
+	w := g.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x := g.in
+	if w.open != x {
+		return nil, ErrWindow
+	}
+	if c := x.claim; c != nil {
+		if c.ID != r.ID || c.Key != r.Key || c.CSR == nil {
+			w.Log.Warn("pairing code used twice", "event", "pairing-code-reused", "leaf", r.ID, "source", g.source)
+			return nil, ErrUsed
+		}
+		return &Ticket{g, c}, nil
+	}
+	if w.Known(r.ID) {
+		w.Log.Error("somebody wants to pair as a leaf that is there already", "event", "pairing-known-leaf", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
+		w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", r.ID))
+		return nil, ErrKnown
+	}
+	c := &claimed{Request: r, decided: make(chan struct{})}
+	x.claim = c
+	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
+	if x.Auto {
+		if err := w.approveLocked(c); err != nil {
+			w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "leaf", r.ID, "error", err)
+			c.err = err
+			close(c.decided)
+			w.endLocked(x, "the leaf could not be admitted: "+err.Error())
+		}
+	}
+	return &Ticket{g, c}, nil
+}
+
+// Ticket is a claim that was made.
+type Ticket struct {
+	g *Guest
+	c *claimed
+}
+
+// Decided is closed when it is clear what the leaf gets.
+func (t *Ticket) Decided() <-chan struct{} { return t.c.decided }
+
+// Answer is what the leaf gets, or why not. It is called after Decided is closed.
+func (t *Ticket) Answer() (Answer, error) {
+	t.g.w.mu.Lock()
+	defer t.g.w.mu.Unlock()
+	return t.c.answer, t.c.err
+}
+
+// Delivered says that the leaf has got its answer: the window is closed.
+func (t *Ticket) Delivered() {
+	t.g.w.mu.Lock()
+	defer t.g.w.mu.Unlock()
+	t.g.w.endLocked(t.g.in, "paired with "+t.c.ID)
+}

@@ -1,0 +1,291 @@
+package pairing
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// signingRequest is what a leaf sends.
+func signingRequest(t testing.TB, id string, key any) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "whatever"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(map[string]string{"id": id, "csr": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func newECKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func request(t testing.TB, id string) Request {
+	t.Helper()
+	r, err := ParseRequest(signingRequest(t, id, newECKey(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// newWindow is a window of a gateway that has the leaf pump-1 and admits who is
+// approved, except the leaf "unlucky".
+func newWindow() *Window {
+	known := map[string]bool{"pump-1": true}
+	return &Window{
+		Known:  func(id string) bool { return known[id] },
+		Usable: func(string) error { return nil },
+		Admit: func(r Request, _ string) (Answer, error) {
+			if r.ID == "unlucky" {
+				return Answer{}, errors.New("flash is full")
+			}
+			known[r.ID] = true
+			return Answer{ID: r.ID, Certificate: "of " + r.ID}, nil
+		},
+		Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func opened(t *testing.T, w *Window, o Options) Code {
+	t.Helper()
+	code, _, err := w.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
+func entered(t *testing.T, w *Window, code Code) *Guest {
+	t.Helper()
+	g, err := w.Enter(code.Text(), "192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// One leaf pairs, also when its connection is lost in between; another one with the
+// same code does not.
+func TestWindow(t *testing.T) {
+	w := newWindow()
+	if _, err := w.Enter("1234-5678-9", ""); !errors.Is(err, ErrWindow) {
+		t.Errorf("without a window: %v", err)
+	}
+	code := opened(t, w, Options{})
+	if _, _, err := w.Open(Options{}); !errors.Is(err, ErrIsOpen) {
+		t.Errorf("a second window: %v", err)
+	}
+	if err := w.Approve("pump-2"); !errors.Is(err, ErrNoClaim) {
+		t.Errorf("approved before anybody asked: %v", err)
+	}
+	r := request(t, "pump-2")
+	first, err := entered(t, w, code).Claim(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, other := range map[string]Request{"another leaf": request(t, "pump-3"), "another key": request(t, "pump-2"), "a password": {ID: "pump-2"}} {
+		if _, err := entered(t, w, code).Claim(other); !errors.Is(err, ErrUsed) {
+			t.Errorf("%s with the same code: %v", what, err)
+		}
+	}
+	again, err := entered(t, w, code).Claim(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := w.State(); s.Claim != "pump-2" || s.State != "claimed" || s.Key == "" {
+		t.Errorf("the state is %+v", s)
+	}
+	if err := w.Approve("pump-2"); err != nil {
+		t.Fatal(err)
+	}
+	<-first.Decided()
+	<-again.Decided()
+	if a, err := again.Answer(); err != nil || a.Certificate != "of pump-2" {
+		t.Errorf("the answer is %+v, %v", a, err)
+	}
+	again.Delivered()
+	if s := w.State(); s.Open || s.Last != "paired with pump-2" {
+		t.Errorf("afterwards the state is %+v", s)
+	}
+	if _, err := w.Enter(code.Text(), ""); !errors.Is(err, ErrWindow) {
+		t.Errorf("the code afterwards: %v", err)
+	}
+}
+
+// Whoever waits is told when nothing comes of it.
+func TestWindowEnds(t *testing.T) {
+	for what, c := range map[string]struct {
+		end  func(*Window)
+		o    Options
+		id   string
+		want string
+	}{
+		"rejected": {func(w *Window) { w.Reject("pump-2") }, Options{}, "pump-2", "rejected"},
+		"closed":   {func(w *Window) { w.Close() }, Options{}, "pump-2", "operator has closed"},
+		"failed":   {func(*Window) {}, Options{Auto: true}, "unlucky", "flash is full"},
+		"late":     {func(*Window) {}, Options{For: 300 * time.Millisecond}, "pump-2", "in time"},
+	} {
+		w := newWindow()
+		g := entered(t, w, opened(t, w, c.o))
+		ticket, err := g.Claim(request(t, c.id))
+		if err != nil && what == "late" { // a slow machine
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		c.end(w)
+		select {
+		case <-ticket.Decided():
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: the leaf waits for ever", what)
+		}
+		if _, err := ticket.Answer(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: the leaf is told %v", what, err)
+		}
+		if w.State().Open {
+			t.Errorf("%s: the window is open", what)
+		}
+	}
+}
+
+// The name of a leaf that is there is an alarm, and the end of the window.
+func TestKnownLeaf(t *testing.T) {
+	w := newWindow()
+	var log strings.Builder
+	w.Log = slog.New(slog.NewTextHandler(&log, nil))
+	code := opened(t, w, Options{Auto: true})
+	if _, err := entered(t, w, code).Claim(request(t, "pump-1")); !errors.Is(err, ErrKnown) {
+		t.Errorf("got %v", err)
+	}
+	if text := log.String(); !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "event=pairing-known-leaf") {
+		t.Errorf("the log is %s", text)
+	}
+	if strings.Contains(log.String(), code.digits) || strings.Contains(log.String(), code.Text()) {
+		t.Error("the code is in the log")
+	}
+	if w.State().Open {
+		t.Error("the window is still open")
+	}
+}
+
+// Five wrong codes close the window, and the next one has to wait; slips do not count.
+func TestWrongCodes(t *testing.T) {
+	w := newWindow()
+	code := opened(t, w, Options{})
+	for _, slip := range []string{"", "1", code.digits[:8], code.digits + "0", "abcd-efgh-i", strings.Repeat("1", 1<<20), code.digits[:8] + string('0'+(code.digits[8]-'0'+1)%10)} {
+		if _, err := w.Enter(slip, ""); !errors.Is(err, ErrCode) {
+			t.Errorf("%.20q: %v", slip, err)
+		}
+	}
+	if n := w.State().Wrong; n != 0 {
+		t.Errorf("%d slips counted", n)
+	}
+	for i := 1; i <= maxWrong; i++ {
+		other := NewCode()
+		for other == code {
+			other = NewCode()
+		}
+		if _, err := w.Enter(other.Text(), ""); !errors.Is(err, ErrCode) {
+			t.Fatalf("wrong code %d: %v", i, err)
+		}
+	}
+	if _, err := w.Enter(code.Text(), ""); !errors.Is(err, ErrWindow) {
+		t.Errorf("the right code after five wrong ones: %v", err)
+	}
+	if _, _, err := w.Open(Options{}); !errors.Is(err, ErrBackoff) {
+		t.Errorf("opened again at once: %v", err)
+	}
+	if s := w.State(); s.Retry.IsZero() || s.Last == "" {
+		t.Errorf("the state is %+v", s)
+	}
+}
+
+func TestCodes(t *testing.T) {
+	for range 1000 {
+		c := NewCode()
+		if got, ok := parseCode(c.Text()); !ok || got != c {
+			t.Fatalf("%s is read as %v", c.Text(), got)
+		}
+		if strings.Contains(fmt.Sprintf("%v %+v %#v %s", c, c, c, c), c.digits[:4]) {
+			t.Fatal("the code shows itself")
+		}
+		swapped := []byte(c.digits)
+		swapped[2], swapped[3] = swapped[3], swapped[2]
+		// Luhn does not tell 09 from 90.
+		if _, ok := parseCode(string(swapped)); ok && c.digits[2] != c.digits[3] && c.digits[2:4] != "09" && c.digits[2:4] != "90" {
+			t.Errorf("%s is taken for %s", swapped, c.digits)
+		}
+	}
+	for d, want := range map[string]bool{"00000000": true, "77777777": true, "12345678": true, "87654321": true, "12345679": false} {
+		if trivial(d) != want {
+			t.Errorf("%s is trivial: %v", d, !want)
+		}
+	}
+	if checkDigit("7992739871") != '3' { // ISO/IEC 7812-1's usual example
+		t.Error("the check digit is not Luhn's")
+	}
+}
+
+func TestRequests(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(signingRequest(t, "a", newECKey(t)))
+	forged := strings.Replace(string(signingRequest(t, "a", newECKey(t))), "MI", "MJ", 1)
+	for text, want := range map[string]string{
+		good:                         "",
+		`{"id":"a","password":true}`: "", string(signingRequest(t, "a", weak)): "1024", forged: "csr",
+		``: "form", `[]`: "form", `{"id":"a","csr":"x","more":1}`: "form", `{"id":"a"}`: "both or neither",
+		`{"id":"a","csr":"x"}`: "PEM", strings.Replace(good, `"csr"`, `"password":true,"csr"`, 1): "both",
+		`{"id":"` + strings.Repeat("a", MaxRequest) + `"}`: "bytes",
+	} {
+		r, err := ParseRequest([]byte(text))
+		if want == "" && (err != nil || r.ID != "a") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%.60q: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	f.Add(signingRequest(f, "pump-7", newECKey(f)))
+	f.Add([]byte(`{"id":"a","password":true}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if r, err := ParseRequest(text); err == nil && r.CSR != nil && r.CSR.CheckSignature() != nil {
+			t.Errorf("%q is taken, and not signed", text)
+		}
+	})
+}
+
+func FuzzCode(f *testing.F) {
+	f.Add(NewCode().Text())
+	f.Add("1234 5678 9")
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, ok := parseCode(text); ok {
+			if again, ok := parseCode(c.Text()); !ok || again != c {
+				t.Errorf("%q is read as %v, and that as %v", text, c.digits, again.digits)
+			}
+		}
+	})
+}
