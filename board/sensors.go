@@ -130,6 +130,10 @@ type SerialPort struct {
 	Device string // at present, like /dev/ttyUSB0
 }
 
+// SerialPorts lists those of the machine whose /sys is in that folder, "/" for this
+// one.
+func SerialPorts(folder string) []SerialPort { return root(folder).serialPorts() }
+
 // serialPorts lists them.
 func (r root) serialPorts() []SerialPort {
 	var all []SerialPort
