@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -79,9 +80,7 @@ func freshCard(t *testing.T, more map[string]string) *cutfs.Image {
 	p := power(t, cutfs.Blank())
 	defer p.off()
 	files := map[string]string{"card/fieldgate.toml": cardText, "etc/leaf.d/.keep": "", "data/store/1": "message"}
-	for name, text := range more {
-		files[name] = text
-	}
+	maps.Copy(files, more)
 	for name, text := range files {
 		whole := filepath.Join(p.dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(whole), 0o755), os.WriteFile(whole, []byte(text), 0o600)); err != nil {
