@@ -310,7 +310,7 @@ func motdCommand(std streams) *cobra.Command {
 					what = "the daemon does not run"
 				}
 				name, _ := os.Hostname()
-				fmt.Fprintf(std.out, "fieldgate on %s: %s\n%s\n", name, what, f.next)
+				fmt.Fprintf(std.out, "Fieldgate on %s: %s\n%s\n", name, what, f.next)
 				return nil // a login goes on
 			}
 			fmt.Fprintf(std.out, "fieldgate %s on %s, up %s, clock %s\n", s.Build.Version, s.Name, short(s.Now.Sub(s.Started)), s.Clock)
