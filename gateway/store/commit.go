@@ -372,24 +372,15 @@ func (l *lane) note(err error) {
 	}
 }
 
-// reconsider forgets that the lane is full when there is room again: after the hub
-// has taken everything it may be long until somebody writes and finds out.
-func (l *lane) reconsider() {
+// roomAgain says that a lane which was full would take messages now: after the hub
+// has taken everything it may be long until somebody writes and finds out. It only
+// looks. If it ended the wait for the next attempt as well, what a leaf has under way
+// behind a refused message could be taken before that comes again.
+func (l *lane) roomAgain() bool {
 	l.mu.Lock()
-	was := l.failing
+	was, wait := l.failing, time.Until(l.retryAt)
 	l.mu.Unlock()
-	if !errors.Is(was, gateway.ErrStoreFull) || !l.fits() || l.needSegmentRoom() != nil {
-		return
-	}
-	l.mu.Lock()
-	changed := l.failing == was // else somebody has written meanwhile, and knows better
-	if changed {
-		l.failing, l.failures, l.retryAt = nil, 0, time.Time{}
-	}
-	l.mu.Unlock()
-	if changed {
-		l.log.Info("store has room again")
-	}
+	return wait <= 0 && errors.Is(was, gateway.ErrStoreFull) && l.fits() && l.needSegmentRoom() == nil
 }
 
 // needSegmentRoom returns an error wrapping gateway.ErrStoreFull unless the disk has

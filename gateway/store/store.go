@@ -123,11 +123,10 @@ func (s *Store) State() gateway.StoreState {
 		Damage:       s.damage.snapshot(),
 	}
 	for i, l := range s.lanes {
-		l.reconsider()
 		lane, onDisk, failing, hindered := l.snapshot()
 		state.Lanes[i] = lane
 		state.BytesOnDisk += onDisk
-		if state.Failing == nil {
+		if state.Failing == nil && failing != nil && !l.roomAgain() {
 			state.Failing = failing
 		}
 		if state.Hindered == nil {
