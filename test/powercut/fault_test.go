@@ -196,16 +196,15 @@ func (r *rig) checkSafe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the store that a power cut would leave: %w", err)
 	}
-	seen := 0
 	var missing []leafsim.Ack
 	err = r.Await(ctx, "everything acknowledged to be on disk or at the hub", func() bool {
 		list := r.Arrivals()
-		for _, a := range list[seen:] {
-			note(safe, a.Body)
+		for _, a := range list[r.read:] {
+			note(r.arrived, a.Body)
 		}
-		seen, missing = len(list), missing[:0]
+		r.read, missing = len(list), missing[:0]
 		for _, a := range acks {
-			if !safe[message{a.Leaf, a.Lane, a.N}] {
+			if m := (message{a.Leaf, a.Lane, a.N}); !safe[m] && !r.arrived[m] {
 				missing = append(missing, a)
 			}
 		}

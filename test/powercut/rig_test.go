@@ -71,6 +71,10 @@ type rig struct {
 	disk  string // where the file system is mounted
 	fs    *cutfs.FS
 	names cutfs.Names
+
+	// What has arrived at the hub stays there: a round reads what is new.
+	arrived map[message]bool
+	read    int // of the arrivals, those in arrived
 }
 
 // newRig builds an installation on a blank disk. The gateway is not running yet.
@@ -78,7 +82,7 @@ func newRig(ctx context.Context, t *testing.T, leaves []site.Device, c site.Conf
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fieldgate-powercut-")
 	must(t, err)
-	r := &rig{t: t, dir: dir, disk: filepath.Join(dir, "disk"), names: o.Names}
+	r := &rig{t: t, dir: dir, disk: filepath.Join(dir, "disk"), names: o.Names, arrived: make(map[message]bool)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("everything is kept in %s", dir)
