@@ -64,15 +64,18 @@ type plainConn struct {
 
 func (c *plainConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.meter.plain.Add(int64(n))
 	c.meter.keepAlive.Add(c.in.empty(b[:n]))
+	c.meter.plain.Add(int64(n))
 	return n, err
 }
 
+// Write counts before it writes: the hub may have answered before the write
+// returns, and who looks then would take what is not yet counted here for TLS.
 func (c *plainConn) Write(b []byte) (int, error) {
+	c.meter.keepAlive.Add(c.out.empty(b))
+	c.meter.plain.Add(int64(len(b)))
 	n, err := c.Conn.Write(b)
-	c.meter.plain.Add(int64(n))
-	c.meter.keepAlive.Add(c.out.empty(b[:n]))
+	c.meter.plain.Add(int64(n - len(b)))
 	return n, err
 }
 

@@ -1,8 +1,12 @@
 package amqp
 
 import (
+	"io"
+	"net"
 	"slices"
 	"testing"
+
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
 func TestEmptyFramesAreFoundInAnyPieces(t *testing.T) {
@@ -31,4 +35,35 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("%d in two pieces, %d in one", got, want)
 		}
 	})
+}
+
+// The hub can have answered before a write returns. What is under way then is
+// payload and protocol, not TLS.
+func TestAWriteIsCountedBeforeItReturns(t *testing.T) {
+	m := &meter{}
+	stub := &writeStub{meter: m}
+	c := &plainConn{Conn: stub, meter: m}
+	full := []byte{0, 0, 0, 12, 2, 0, 0, 0, 0, 0, 0, 8}
+	empty := []byte{0, 0, 0, 8, 2, 0, 0, 0}
+	if _, err := c.Write(slices.Concat(full, empty)); err != io.ErrShortWrite {
+		t.Fatal(err)
+	}
+	if want := (uplink.Traffic{Plain: 20, KeepAlive: 8}); stub.seen != want {
+		t.Errorf("while it is written: %+v, want %+v", stub.seen, want)
+	}
+	if got := m.Traffic().Plain; got != 17 {
+		t.Errorf("%d bytes after a write that was cut short, want 17", got)
+	}
+}
+
+// writeStub notes what is counted while it writes, and writes three bytes less.
+type writeStub struct {
+	net.Conn
+	meter *meter
+	seen  uplink.Traffic
+}
+
+func (s *writeStub) Write(b []byte) (int, error) {
+	s.seen = s.meter.Traffic()
+	return len(b) - 3, io.ErrShortWrite
 }
