@@ -9,10 +9,13 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/gateway"
@@ -30,12 +33,32 @@ type remote struct {
 // flags adds the common flags; formats are what --output takes, the first one is
 // the default.
 func (r *remote) flags(c *cobra.Command, formats ...string) {
-	socket := cmp.Or(os.Getenv("FIELDGATE_SOCKET"), control.DefaultSocket)
-	c.Flags().StringVar(&r.socket, "socket", socket, "control socket of the daemon, `FILE`")
+	c.Flags().StringVar(&r.socket, "socket", daemonSocket(), "control socket of the daemon, `FILE`")
 	if len(formats) > 0 {
 		r.flag(c, formats...)
 	}
 }
+
+// daemonSocket is where the daemon is asked if nothing is said: the socket of the
+// environment, else of the configuration. A configuration that cannot be read is
+// no mistake of who only asks for the state.
+var daemonSocket = sync.OnceValue(func() string {
+	if socket := os.Getenv("FIELDGATE_SOCKET"); socket != "" {
+		return socket
+	}
+	var file struct {
+		Control struct{ Socket string }
+	}
+	path := defaultConfig()
+	text, err := os.ReadFile(path)
+	if err != nil || toml.Unmarshal(text, &file) != nil || file.Control.Socket == "" {
+		return control.DefaultSocket
+	}
+	if filepath.IsAbs(file.Control.Socket) {
+		return file.Control.Socket
+	}
+	return filepath.Join(filepath.Dir(path), file.Control.Socket)
+})
 
 func (r *remote) client() *control.Client { return control.NewClient(r.socket) }
 
