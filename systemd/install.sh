@@ -26,6 +26,7 @@ if [ "$kind" = appliance ]; then
 	for unit in "$here"/appliance/*.service "$here"/appliance/*.timer; do
 		put 644 "$unit" "$lib/systemd/system/$(basename "$unit")"
 	done
+	put 644 "$here/appliance/fieldgate.service.d/reset.conf" "$lib/systemd/system/fieldgate.service.d/reset.conf"
 	put 644 "$here/appliance/71-fieldgate-stick.rules" "$lib/udev/rules.d/71-fieldgate-stick.rules"
 fi
 

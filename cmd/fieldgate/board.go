@@ -73,10 +73,8 @@ const signalEvery = 2 * time.Second
 // boardParts are the board, and what tells it and the service manager how the gateway is.
 func (g *assembly) boardParts() []part {
 	path, locks := g.board.Progress("path", progressBound), g.board.Progress("locks", progressBound)
-	g.board.OnPress(func(p board.Press) {
-		// There is no pairing window yet, and no factory reset.
-		g.log.Warn("button pressed: nothing is bound to it yet", "press", string(p))
-	})
+	pressed := newButton(g.window, g.cfg.file, g.log.With("part", "board"))
+	g.board.OnPress(pressed.press)
 	follow := func(ctx context.Context) error {
 		every := time.NewTicker(signalEvery)
 		defer every.Stop()
@@ -93,7 +91,7 @@ func (g *assembly) boardParts() []part {
 				path.Made()
 			}
 			starving := g.board.Starving()
-			g.board.Show(signalOf(g.ready(), &p, &u, starving))
+			g.board.Show(signalOf(g.ready(), g.window.State().Open, &p, &u, starving))
 			manager.tell(g.ready(), starving, statusLine(g.cfg.Hub.Host, &p, &u))
 			select {
 			case <-every.C:
@@ -104,7 +102,7 @@ func (g *assembly) boardParts() []part {
 			}
 		}
 	}
-	return []part{{"board", g.board.Run}, {"signal", follow}}
+	return []part{{"board", g.board.Run}, {"signal", follow}, {"button", pressed.run}}
 }
 
 // ready says whether leaves can connect.
@@ -118,13 +116,15 @@ func (g *assembly) ready() bool {
 }
 
 // signalOf is what the LED shows: the first of these that holds.
-func signalOf(ready bool, p *gateway.State, u *uplink.State, starving []string) board.Signal {
+func signalOf(ready, pairing bool, p *gateway.State, u *uplink.State, starving []string) board.Signal {
 	waiting := slices.ContainsFunc(p.Store.Lanes[:], func(l gateway.LaneState) bool { return l.Messages > 0 })
 	switch {
 	case p.Store.Failing != nil, len(starving) > 0:
 		return board.Failed
 	case !ready:
 		return board.Starting
+	case pairing:
+		return board.Pairing
 	case u.Connected:
 		return board.Connected
 	case waiting || p.StagedBytes > 0:

@@ -99,22 +99,24 @@ func TestSignals(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		ready    bool
+		pairing  bool
 		path     gateway.State
 		up       bool
 		starving []string
 		want     board.Signal
 	}{
-		{"at the start", false, gateway.State{}, false, nil, board.Starting},
-		{"the hub before the leaves", false, gateway.State{}, true, nil, board.Starting},
-		{"all is well", true, gateway.State{}, true, nil, board.Connected},
-		{"backlog that drains", true, waiting, true, nil, board.Connected},
-		{"no hub", true, gateway.State{}, false, nil, board.Away},
-		{"no hub, staged", true, gateway.State{StagedBytes: 1}, false, nil, board.Backlog},
-		{"no hub, on flash", true, waiting, false, nil, board.Backlog},
-		{"flash broken", true, failing, true, nil, board.Failed},
-		{"no progress", true, gateway.State{}, true, []string{"path"}, board.Failed},
+		{"at the start", false, true, gateway.State{}, false, nil, board.Starting},
+		{"the hub before the leaves", false, false, gateway.State{}, true, nil, board.Starting},
+		{"all is well", true, false, gateway.State{}, true, nil, board.Connected},
+		{"backlog that drains", true, false, waiting, true, nil, board.Connected},
+		{"no hub", true, false, gateway.State{}, false, nil, board.Away},
+		{"no hub, staged", true, false, gateway.State{StagedBytes: 1}, false, nil, board.Backlog},
+		{"no hub, on flash", true, false, waiting, false, nil, board.Backlog},
+		{"flash broken", true, true, failing, true, nil, board.Failed},
+		{"no progress", true, false, gateway.State{}, true, []string{"path"}, board.Failed},
+		{"a leaf may join", true, true, waiting, false, nil, board.Pairing},
 	} {
-		if got := signalOf(c.ready, &c.path, &uplink.State{Connected: c.up}, c.starving); got != c.want {
+		if got := signalOf(c.ready, c.pairing, &c.path, &uplink.State{Connected: c.up}, c.starving); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -25,6 +25,7 @@ const (
 	exitStore       = 10 // damaged or full
 
 	exitExConfig = 78 // the same for the daemon: EX_CONFIG of sysexits.h, tells systemd not to restart
+	exitReset    = 79 // the daemon: the machine is to start again, with a factory reset
 )
 
 // streams are the standard streams, so that a test can have its own.

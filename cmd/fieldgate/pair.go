@@ -206,7 +206,7 @@ func printWindowState(out io.Writer, s *pairing.WindowState, now time.Time) {
 	if s.Claim != "" {
 		fmt.Fprintf(out, "leaf    %s, %s\nkey     %s\n", s.Claim, s.State, orDash(s.Key))
 	}
-	if s.Claim != "" && s.State == "claimed" {
+	if s.Claim != "" && s.State == pairing.Claimed {
 		fmt.Fprintf(out, "next    fieldgate device approve %s, or reject\n", s.Claim)
 	}
 	if s.Last != "" {

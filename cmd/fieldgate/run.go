@@ -46,7 +46,8 @@ func runCommand(std streams) *cobra.Command {
 		Short: "Be the gateway, until SIGTERM",
 		Long: `Runs the gateway in the foreground. It ends with 0 after SIGTERM or SIGINT, when
 everything it answers for is settled or on flash; with 78 if the configuration
-has mistakes; with 1 if it cannot go on. SIGHUP makes it take over a configuration
+has mistakes; with 79 if the button has asked for a factory reset; with 1 if it
+cannot go on. SIGHUP makes it take over a configuration
 that has changed, if that needs no restart: see "fieldgate config list".`,
 		Example: "  fieldgate run --config /etc/fieldgate/fieldgate.toml",
 		Args:    cobra.NoArgs,
@@ -83,7 +84,7 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 		}
 		switch {
 		case errors.Is(err, errAgain):
-		case err == nil, !changes.startFailed(err):
+		case err == nil, errors.Is(err, errReset), !changes.startFailed(err):
 			return err
 		default:
 			said = []string{"rolled back, for the gateway could not go on with it: " + err.Error()}
@@ -137,6 +138,9 @@ func runGateway(ctx context.Context, cfg *config, log *slog.Logger, level *slog.
 	if errors.Is(err, errAgain) {
 		log.Info("starting again with another configuration")
 		return err
+	}
+	if errors.Is(err, errReset) {
+		return &failure{exitReset, "stopped for a factory reset", err, "it comes with the next start of the machine"}
 	}
 	if err != nil {
 		return &failure{exitFailed, "the gateway cannot go on", err, "start it again; what was acknowledged is on flash"}
@@ -192,6 +196,7 @@ type assembly struct {
 	ways    gateway.Ways // for the drivers
 	memory  *memory
 	board   *board.Board
+	window  *pairing.Window
 	collect func() state
 	metrics http.Handler
 	control *control.Server
@@ -255,10 +260,11 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		return nil, err
 	}
 	local := &devices{roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, recent: recent}
-	parts.Window = &pairing.Window{
+	g.window = &pairing.Window{
 		Known: local.knows, Usable: local.files.usable, Log: log.With("part", "pairing"),
 		Admit: func(r pairing.Request, auth string) (pairing.Answer, error) { return local.pair(authority, r, auth) },
 	}
+	parts.Window = g.window
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
@@ -279,7 +285,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
 		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
-		Devices: local, Window: parts.Window, Invite: g.invite, Authority: authority,
+		Devices: local, Window: g.window, Invite: g.invite, Authority: authority,
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
 	return g, nil

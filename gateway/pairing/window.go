@@ -52,6 +52,12 @@ type Answer struct {
 	Password    string `json:"password,omitempty"`
 }
 
+// States of the leaf that a window is for.
+const (
+	Claimed  = "claimed"  // it has asked to join
+	Approved = "approved" // it has its answer
+)
+
 // WindowState is a snapshot.
 type WindowState struct {
 	Open  bool      `json:"open"`
@@ -60,7 +66,7 @@ type WindowState struct {
 	Wrong int       `json:"wrong"`           // codes tried
 	Claim string    `json:"claim,omitempty"` // the id that a leaf asks for
 	Key   string    `json:"key,omitempty"`   // SHA-256 of its public key, in hexadecimal; "" for one that wants a password
-	State string    `json:"state,omitempty"` // claimed or approved
+	State string    `json:"state,omitempty"` // Claimed or Approved
 	// Retry is when a window can be opened again after wrong codes.
 	Retry time.Time `json:"retry,omitzero"`
 	Last  string    `json:"last,omitempty"` // how the last one ended
@@ -167,12 +173,12 @@ func (w *Window) State() WindowState {
 	if x := w.open; x != nil {
 		s.Open, s.Until, s.Auto, s.Wrong = true, x.until.UTC(), x.Auto, x.wrong
 		if c := x.claim; c != nil {
-			s.Claim, s.State = c.ID, "claimed"
+			s.Claim, s.State = c.ID, Claimed
 			if c.CSR != nil {
 				s.Key = fmt.Sprintf("%x", c.Key)
 			}
 			if c.approved {
-				s.State = "approved"
+				s.State = Approved
 			}
 		}
 	}
