@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,8 +55,9 @@ func (r *recent) watch(next gateway.Handler) gateway.Handler {
 }
 
 func (r *recent) begin(m *gateway.Message, now time.Time) (number uint64) {
+	// Channel and message id are parts of a topic, which can be 64 KiB long: copies.
 	x := control.Passage{
-		Time: now.UTC(), Lane: m.Lane.String(), Channel: m.Channel, Bytes: len(m.Body), Fate: control.FateWaiting,
+		Time: now.UTC(), Lane: m.Lane.String(), Channel: strings.Clone(m.Channel), Bytes: len(m.Body), Fate: control.FateWaiting,
 		Excerpt: bytes.Clone(m.Body[:min(len(m.Body), maxExcerpt)]),
 	}
 	r.mu.Lock()
@@ -79,7 +81,7 @@ func (r *recent) end(m *gateway.Message, number uint64, took time.Duration, err 
 		return // it is forgotten
 	}
 	x := &p.ring[number%maxRecent]
-	x.Milliseconds, x.MessageID, x.Fate = float64(took.Microseconds())/1e3, m.System.MessageID, control.FateTaken
+	x.Milliseconds, x.MessageID, x.Fate = float64(took.Microseconds())/1e3, strings.Clone(m.System.MessageID), control.FateTaken
 	if err != nil {
 		x.Fate, x.Why = control.FateRefused, cut(err.Error(), maxFacts)
 	}

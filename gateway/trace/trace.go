@@ -164,10 +164,11 @@ func (t *Tracer) endLocked(r *record, what, reason string) {
 	t.stepLocked(r, what, reason)
 }
 
-// cut shortens a text without keeping the rest of it in memory.
+// cut shortens a text. What it returns keeps nothing else in memory: a message id is
+// part of its topic, which can be 64 KiB long.
 func cut(text string, most int) string {
 	if len(text) > most {
 		return strings.ToValidUTF8(strings.Clone(text[:most]), "?")
 	}
-	return text
+	return strings.Clone(text)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -154,6 +155,19 @@ func TestMemoryIsBounded(t *testing.T) {
 	got, _ := x.Find("id-x")
 	if len(got.Steps) != maxSteps || got.More != 201-maxSteps || got.Attempts != 100 || got.Steps[maxSteps-1].What != Recalled {
 		t.Errorf("%d steps, %d more, %d attempts", len(got.Steps), got.More, got.Attempts)
+	}
+}
+
+// An id that is part of a topic does not keep the topic in memory.
+func TestNothingElseIsKept(t *testing.T) {
+	x, _, s := tracer()
+	topic := strings.Repeat("x", 60000)
+	m := message(topic[:8], 1)
+	m.Channel = topic[8:16]
+	s.Append(m.Lane, []*gateway.Message{m}, gateway.Unread, func([]gateway.Position, error) {})
+	got, ok := x.Find(topic[:8])
+	if !ok || unsafe.StringData(got.ID) == unsafe.StringData(m.System.MessageID) || unsafe.StringData(got.Channel) == unsafe.StringData(m.Channel) {
+		t.Errorf("found %v: the text of the topic is kept", ok)
 	}
 }
 
