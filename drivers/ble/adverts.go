@@ -371,13 +371,10 @@ func number(v any) (float64, bool) {
 // message makes a message of readings. It is stamped here and not on entry to the
 // gateway, since it may have to wait before.
 func (x *advertiser) message(readings []advert.Reading) *gateway.Message {
-	mark := gateway.TrustAdvertised
-	if x.signal.Bonded {
-		mark = ""
-	}
+	// A bond proves a connection; what is advertised anybody can say in its name.
 	return &gateway.Message{
 		Leaf: x.Leaf, Kind: gateway.Telemetry, Lane: laneOf(x.Lane), Channel: x.Channel,
-		System: jsonBody(), Properties: trusted(mark), Body: body(readings, x.signal.RSSI, x.Units), Captured: x.heard,
+		System: jsonBody(), Properties: trusted(gateway.TrustAdvertised), Body: body(readings, x.signal.RSSI, x.Units), Captured: x.heard,
 	}
 }
 

@@ -215,6 +215,7 @@ func (p *peripheral) work(ctx context.Context, s *session, device dbus.ObjectPat
 		p.open(nil)
 		cancel()
 		parts.Wait()
+		l.giveBack() // deliver may have ended before the link was open
 	}()
 	return p.stay(ctx, s, l, device)
 }

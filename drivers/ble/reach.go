@@ -48,7 +48,6 @@ func (d *Driver) Command(c *gateway.Command, answer func(gateway.Verdict)) {
 }
 
 // deliver writes commands and desired changes until ctx ends, one after the other.
-// Whatever comes until nobody can hand over any more has no word: it comes again.
 func (p *peripheral) deliver(ctx context.Context, l *link) {
 	for {
 		select {
@@ -60,18 +59,23 @@ func (p *peripheral) deliver(ctx context.Context, l *link) {
 			v := p.obey(ctx, l, x.c)
 			p.driver.tally.add(func(s *gateway.DriverState) { s.Commands[v.String()]++ })
 			x.answer(v)
-			continue
 		case <-ctx.Done():
+			return
 		}
-		for {
-			select {
-			case x := <-l.down:
-				if x.c != nil {
-					x.answer(gateway.Undelivered)
-				}
-			default:
-				return
+	}
+}
+
+// giveBack has no word on what nobody will write any more: it comes again. Nobody may
+// hand anything to the link any more.
+func (l *link) giveBack() {
+	for {
+		select {
+		case x := <-l.down:
+			if x.c != nil {
+				x.answer(gateway.Undelivered)
 			}
+		default:
+			return
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -159,7 +160,16 @@ func (s *Server) pairRadio(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), MaxTimeout)
 	defer cancel()
 	w.Header().Set("Content-Type", "application/jsonl")
+	var mu sync.Mutex
+	over := false
 	say := func(step Step) {
+		mu.Lock()
+		defer mu.Unlock()
+		// BlueZ may ask in the moment in which the operator goes: w is another's soon.
+		if over {
+			return
+		}
+		over = step.Over
 		_ = json.NewEncoder(w).Encode(step) // a caller that has gone ends ctx
 		_ = http.NewResponseController(w).Flush()
 	}

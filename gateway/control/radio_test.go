@@ -68,6 +68,26 @@ func TestQuestionsOfAPairing(t *testing.T) {
 	}
 }
 
+// What BlueZ says when the pairing is over goes to nobody: the connection that it
+// would be written to can be another's.
+func TestAWordThatComesTooLate(t *testing.T) {
+	var late Ceremony
+	c := serveAir(t, func(_ context.Context, ask Ceremony) error {
+		late = ask
+		return nil
+	})
+	for range 20 {
+		err := c.PairDevice(t.Context(), Pairing{Address: "x"}, func(Step) (Answer, error) { return Answer{}, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		late.Show(7)
+	}
+	if _, err := c.HeardDevices(t.Context(), time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
 // An answer to a question that is over is no answer to the next one.
 func TestALateAnswerCountsForNothing(t *testing.T) {
 	late := make(chan struct{})
