@@ -89,7 +89,7 @@ func TestPackage(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"usr/bin/fieldgate":         "-rwxr-xr-x 0:0",
-		"etc/fieldgate":             "drwxrwx--- 0:900",
+		"etc/fieldgate":             "drwxr-x--- 900:900",
 		"etc/fieldgate/credentials": "drwx------ 0:0",
 		"var/lib/fieldgate":         "drwx------ 900:900",
 	} {

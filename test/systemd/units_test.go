@@ -205,9 +205,9 @@ func TestUserAndFolders(t *testing.T) {
 	has("etc/group", "dialout:x:20:fieldgate")
 	has("etc/shadow", lockedLine(t, root))
 	for name, want := range map[string]string{
-		"etc/fieldgate":             "drwxrwx--- 0:900",
-		"etc/fieldgate/leaf.d":      "drwxrwx--- 0:900",
-		"etc/fieldgate/secrets":     "drwxr-x--- 0:900",
+		"etc/fieldgate":             "drwxr-x--- 900:900",
+		"etc/fieldgate/leaf.d":      "drwxr-x--- 900:900",
+		"etc/fieldgate/secrets":     "drwx------ 900:900",
 		"etc/fieldgate/credentials": "drwx------ 0:0",
 		"var/lib/fieldgate":         "drwx------ 900:900",
 	} {

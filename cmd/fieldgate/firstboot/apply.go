@@ -74,7 +74,7 @@ func (g *Gateway) noteFile(from string) string {
 func (g *Gateway) Apply(from string) (Outcome, error) {
 	outcome, err := g.apply(from)
 	if err != nil {
-		_ = replace(g.wrong(), []byte(err.Error()), 0o640, group()) // without room there are greater worries
+		_ = replace(g.wrong(), []byte(err.Error()), 0o640, true) // without room there are greater worries
 		return outcome, err
 	}
 	if outcome != Nothing {
@@ -159,19 +159,19 @@ func (g *Gateway) install(from string, text []byte, last *note) (*note, error) {
 		}
 	}
 	if len(s.keys) > 0 {
-		err = replace(g.SSHKeys, []byte(strings.Join(s.keys, "\n")+"\n"), 0o600, -1)
+		err = replace(g.SSHKeys, []byte(strings.Join(s.keys, "\n")+"\n"), 0o600, false)
 	}
 	if err == nil && s.wifi != nil {
 		err = g.joinWiFi(s.wifi, folder)
 	}
 	// This is the moment in which the gateway is another one.
 	if err == nil {
-		err = replace(g.Config, config, 0o640, group())
+		err = replace(g.Config, config, 0o640, true)
 	}
 	if err == nil {
 		var text []byte
 		if text, err = json.Marshal(next); err == nil {
-			err = replace(g.noteFile(from), text, 0o600, -1)
+			err = replace(g.noteFile(from), text, 0o600, false)
 		}
 	}
 	return next, err
@@ -205,7 +205,7 @@ func (g *Gateway) keepSecrets(s *sheet, folder, before string) error {
 			}
 			text = []byte(hash)
 		}
-		if err := replace(filepath.Join(folder, one.name), text, 0o640, group()); err != nil {
+		if err := replace(filepath.Join(folder, one.name), text, 0o600, true); err != nil {
 			return err
 		}
 	}
@@ -303,38 +303,42 @@ func (g *Gateway) tidy() error {
 // made are the names of folders that are made here.
 var made = regexp.MustCompile(`^[A-Z2-7]{12}$`)
 
-// group is the number of the daemon's group, -1 where there is none.
-func group() int {
-	g, err := user.LookupGroup("fieldgate")
+// daemon is the number of the daemon's user and of its group, -1 where there are none.
+// Secrets are the user's alone: whoever is in the group may look at the gateway's
+// state, and not into them.
+func daemon() (uid, gid int) {
+	u, err := user.Lookup("fieldgate")
 	if err != nil {
-		return -1
+		return -1, -1
 	}
-	n, err := strconv.Atoi(g.Gid)
-	if err != nil {
-		return -1
+	uid, noUser := strconv.Atoi(u.Uid)
+	gid, noGroup := strconv.Atoi(u.Gid)
+	if noUser != nil || noGroup != nil {
+		return -1, -1
 	}
-	return n
+	return uid, gid
 }
 
-// mkdir makes a folder that the daemon may look into, unless it is there.
+// mkdir makes a folder that only the daemon may look into, unless it is there.
 func mkdir(name string) error {
-	if err := os.Mkdir(name, 0o750); err != nil {
+	if err := os.Mkdir(name, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil
 		}
 		return err
 	}
 	if os.Geteuid() == 0 {
-		if err := os.Chown(name, 0, group()); err != nil {
+		uid, gid := daemon()
+		if err := os.Lchown(name, uid, gid); err != nil {
 			return err
 		}
 	}
 	return syncFolder(filepath.Dir(name))
 }
 
-// replace writes a file whole or not at all, with the mode and the group, -1 for that
-// of the program. It returns when the file is on the disk.
-func replace(name string, text []byte, mode fs.FileMode, group int) error {
+// replace writes a file whole or not at all, with the mode; it is the daemon's or that of
+// who runs the program. It returns when the file is on the disk.
+func replace(name string, text []byte, mode fs.FileMode, daemons bool) error {
 	if old, err := os.ReadFile(name); err == nil && slices.Equal(old, text) {
 		return nil // less wear
 	}
@@ -346,8 +350,8 @@ func replace(name string, text []byte, mode fs.FileMode, group int) error {
 	if err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 {
-		err = f.Chown(0, group)
+	if daemons && os.Geteuid() == 0 {
+		err = f.Chown(daemon())
 	}
 	_, wrote := f.Write(text)
 	if err := errors.Join(err, f.Chmod(mode), wrote, f.Sync(), f.Close()); err != nil {

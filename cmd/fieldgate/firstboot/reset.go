@@ -14,7 +14,7 @@ const requestFile = ".factory-reset"
 
 // Request has the next start of the machine begin with a reset.
 func (g *Gateway) Request() error {
-	return replace(filepath.Join(g.dir(), requestFile), []byte("reset\n"), 0o600, -1)
+	return replace(filepath.Join(g.dir(), requestFile), []byte("reset\n"), 0o600, false)
 }
 
 // Reset takes configuration, keys and data away if that was asked for: by Request, or

@@ -21,7 +21,7 @@ func (g *Gateway) joinWiFi(n *network, folder string) error {
 	if err != nil {
 		return err
 	}
-	return replace(g.WiFi, []byte(text), 0o600, -1)
+	return replace(g.WiFi, []byte(text), 0o600, false)
 }
 
 // supplicant is a configuration of wpa_supplicant (its page wpa_supplicant.conf(5)).
