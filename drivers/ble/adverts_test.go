@@ -170,6 +170,21 @@ func TestRawOnRequest(t *testing.T) {
 	}
 }
 
+// What a bonded device advertises is as unproven as of any other: a bond proves
+// connections.
+func TestABondProvesNoAdvert(t *testing.T) {
+	cfg := oneAdvert()
+	var got []*gateway.Message
+	a := newAdverts(cfg.Adverts, testClock, func(m *gateway.Message) { got = append(got, m) }, newTally("ble", []string{"room-1"}, slog.New(slog.DiscardHandler)))
+	a.hear(bluez.Sighting{
+		Device:  bluez.Device{Address: sensor, Paired: true, Bonded: true},
+		Service: map[string][]byte{bluez.UUID16(0xFCD2): unhex(t, "4002c409")},
+	})
+	if len(got) != 1 || trustOf(got[0]) != gateway.TrustAdvertised {
+		t.Errorf("got %d messages: %+v", len(got), got)
+	}
+}
+
 // FuzzAdvert: whatever is in the air, what becomes of it is JSON and bounded.
 func FuzzAdvert(f *testing.F) {
 	f.Add(uint16(0xFCD2), []byte{0x40, 0x53, 1, '"'}, true)

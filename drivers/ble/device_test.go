@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -496,5 +497,34 @@ func TestDesiredPropertiesAreWritten(t *testing.T) {
 	}
 	if n := r.State().Desired; n != 3 {
 		t.Errorf("%d desired changes counted, want 3", n)
+	}
+}
+
+// callsAtOnce hands over a command in the moment in which a leaf can be told something.
+type callsAtOnce struct{ answers chan gateway.Verdict }
+
+func (c callsAtOnce) Attend(leaf string, way gateway.Reach, wants gateway.Interest) {
+	if wants&gateway.Asleep == 0 {
+		way.Command(&gateway.Command{Leaf: leaf}, func(v gateway.Verdict) { c.answers <- v })
+	}
+}
+
+// A connection is lost in the moment in which the device can be told something. A command
+// that comes then has its answer, if only that it comes again.
+func TestACommandAtALostMoment(t *testing.T) {
+	d := &Driver{log: slog.New(slog.DiscardHandler), tally: newTally("ble", []string{"valve-1"}, slog.New(slog.DiscardHandler))}
+	p := newPeripheral(DeviceConfig{Leaf: "valve-1", Characteristics: []CharacteristicConfig{{UUID: "2A6E", Command: "position"}}}, d)
+	d.byLeaf = map[string]*peripheral{"valve-1": p}
+	lost, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		calls := callsAtOnce{make(chan gateway.Verdict, 1)}
+		p.attendance = calls
+		_ = p.reachable(lost, &link{down: make(chan delivery, 1)}, func(context.Context) error { return nil })
+		select {
+		case <-calls.answers:
+		default:
+			t.Fatal("a command is left without an answer")
+		}
 	}
 }

@@ -208,6 +208,12 @@ func (p *peripheral) work(ctx context.Context, s *session, device dbus.ObjectPat
 	if !p.stays {
 		return p.readDue(ctx, l)
 	}
+	return p.reachable(ctx, l, func(ctx context.Context) error { return p.stay(ctx, s, l, device) })
+}
+
+// reachable has the device be told what comes for it while stay lasts.
+func (p *peripheral) reachable(ctx context.Context, l *link, stay func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var parts sync.WaitGroup
 	parts.Go(func() { p.deliver(ctx, l) })
 	p.open(l)
@@ -217,7 +223,7 @@ func (p *peripheral) work(ctx context.Context, s *session, device dbus.ObjectPat
 		parts.Wait()
 		l.giveBack() // deliver may have ended before the link was open
 	}()
-	return p.stay(ctx, s, l, device)
+	return stay(ctx)
 }
 
 // open says that the device can be told something, or not any more.
