@@ -248,3 +248,28 @@ func TestGreeting(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// The machine starts again after the daemon has ended for a factory reset, and after no
+// other end of it.
+func TestResetStartsTheMachineAgain(t *testing.T) {
+	root := installed(t, "/usr")
+	text, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/system/fieldgate.service.d/reset.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(text), "ExecStopPost=+/bin/sh -c '")
+	script, _, found := strings.Cut(line, "'\n")
+	if !found {
+		t.Fatalf("no script in\n%s", text)
+	}
+	script = strings.ReplaceAll(script, "$$", "$") // as systemd reads it
+	stub := t.TempDir()
+	write(t, filepath.Join(stub, "systemctl"), "#!/bin/sh\necho \"$@\"\n", 0o755)
+	for status, want := range map[string]string{"79": "--no-block reboot\n", "0": "", "1": "", "78": "", "KILL": ""} {
+		c := exec.Command("/bin/sh", "-c", script)
+		c.Env = []string{"PATH=" + stub, "EXIT_STATUS=" + status}
+		if out, err := c.CombinedOutput(); string(out) != want || err != nil {
+			t.Errorf("after %s: %q, %v", status, out, err)
+		}
+	}
+}
