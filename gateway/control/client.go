@@ -268,7 +268,7 @@ func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.R
 	resp, err := c.http.Do(r)
 	if err != nil {
 		// Without the address around it, which no operator has ever typed.
-		if e := new(url.Error); errors.As(err, &e) {
+		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
 		return nil, err
