@@ -282,15 +282,26 @@ func TestPairingThatDoesNotEnd(t *testing.T) {
 		_, ok := s.client.Device(s.adapter.Path, valve)
 		return err == nil && ok
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := r.Pair(ctx, valve, Ceremony{JustWorks: true}); !errors.Is(err, ErrTimedOut) {
-		t.Errorf("time is up: %v", err)
+	for limit := 50 * time.Millisecond; z.Calls("Pair") == 0 && limit < 30*time.Second; limit *= 2 { // it may be up before the daemon is asked
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		if err := r.Pair(ctx, valve, Ceremony{JustWorks: true}); !errors.Is(err, ErrTimedOut) {
+			t.Errorf("time is up: %v", err)
+		}
+		cancel()
 	}
-	ctx, cancel = context.WithCancel(t.Context())
+	asked, told := z.Calls("Pair"), z.Calls("CancelPairing")
+	if told == 0 {
+		t.Error("the daemon was not told that time is up")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	paired := make(chan error, 1)
 	go func() { paired <- r.Pair(ctx, valve, Ceremony{JustWorks: true}) }()
-	until(t, "the second under way", func() bool { return z.Calls("Pair") == 2 })
+	until(t, "the second under way", func() bool {
+		r.Driver.mu.Lock()
+		defer r.Driver.mu.Unlock()
+		return r.ceremony != nil && z.Calls("Pair") > asked
+	})
 	if err := r.Pair(t.Context(), valve, Ceremony{}); !errors.Is(err, ErrBusy) {
 		t.Errorf("two at a time: %v", err)
 	}
@@ -298,7 +309,7 @@ func TestPairingThatDoesNotEnd(t *testing.T) {
 	if err := <-paired; !errors.Is(err, ErrCancelled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	until(t, "the daemon told", func() bool { return z.Calls("CancelPairing") == 2 })
+	until(t, "the daemon told", func() bool { return z.Calls("CancelPairing") > told })
 }
 
 func TestScanFindsDevices(t *testing.T) {
@@ -309,7 +320,13 @@ func TestScanFindsDevices(t *testing.T) {
 	near, far := z.Add(&fakebluez.Device{Address: valve, Name: "near", RSSI: -40}), z.Add(&fakebluez.Device{Address: sensor, Name: "far", RSSI: -90})
 	unknown := z.Add(&fakebluez.Device{Address: "C8:00:00:00:04:01", Name: "unknown", RSSI: 127})
 	keepAdvertising(t, near, far, unknown)
-	found, err := r.Scan(t.Context(), 200*time.Millisecond)
+	var found []Found
+	var err error
+	// How long it takes until all are heard is the machine's: a scan that was too short
+	// is followed by a longer one.
+	for length := 200 * time.Millisecond; err == nil && len(found) < 3 && length < 30*time.Second; length *= 2 {
+		found, err = r.Scan(t.Context(), length)
+	}
 	if err != nil || len(found) != 3 || found[2].RSSI != 0 || found[0].Name != "near" || found[1].RSSI != -90 || found[0].Paired {
 		t.Errorf("found %+v, %v", found, err)
 	}
@@ -353,26 +370,20 @@ func TestDevicesTakeTurns(t *testing.T) {
 	}
 	keepAdvertising(t, devices...)
 	r := start(t, z, cfg)
-	most := 0
 	until(t, "each connected", func() bool {
-		connected, waiting := 0, 0
-		for _, d := range devices {
-			if d.Connected() {
-				connected++
-			}
-			if d.Connects() == 0 {
-				waiting++
-			}
-		}
-		most = max(most, connected)
-		return waiting == 0
+		return !slices.ContainsFunc(devices, func(d *fakebluez.Device) bool { return d.Connects() == 0 })
 	})
+	order, most := z.Connections()
 	if most > 3 {
 		t.Errorf("%d connected at once", most)
 	}
-	for i, d := range devices {
-		if d.Connects() > 2 {
-			t.Errorf("device %d was connected %d times before the last had its first turn", i, d.Connects())
+	turns := make(map[string]int)
+	for _, address := range order {
+		if turns[address]++; turns[address] > 2 {
+			t.Errorf("%s was connected %d times before the last had its first turn: %q", address, turns[address], order)
+		}
+		if len(turns) == n {
+			break
 		}
 	}
 	s := r.until("turns counted", func(s gateway.DriverState) bool { return s.Counts[countTurns] >= n-3 })

@@ -15,6 +15,10 @@ import (
 // allow it.
 func shortPulse(r *running) { r.cfg.Heartbeat = gateway.Duration(100 * time.Millisecond) }
 
+// calmPulse is for tests in which something is heard: it has to come through in time,
+// also on a busy machine.
+func calmPulse(r *running) { r.cfg.Heartbeat = gateway.Duration(2 * time.Second) }
+
 // fakeUSB makes a /sys in which the adapter is on USB, and returns its switch.
 func fakeUSB(t *testing.T, r *running) (authorized string) {
 	t.Helper()
@@ -45,25 +49,39 @@ func TestADeafAdapterIsRecoveredStepByStep(t *testing.T) {
 	r.untilUp()
 	d := z.Add(&fakebluez.Device{Address: sensor})
 	bthome(t, d, "4002CA09") // it was fine once
-	s := r.until("all steps taken", func(s gateway.DriverState) bool { return s.Counts[countStage+stageUSB] == 1 })
-	for _, stage := range stages {
-		if s.Counts[countStage+stage] != 1 {
-			t.Errorf("step %s was taken %d times", stage, s.Counts[countStage+stage])
+	// The silence goes on, and so do the steps, one round after the other: the first
+	// steps are one ahead of the last ones, or none.
+	r.until("all steps taken", func(s gateway.DriverState) bool {
+		first := s.Counts[countStage+stageScan]
+		before := first
+		for _, stage := range []string{stageScan, stagePower, stageDaemon, stageUSB} {
+			n := s.Counts[countStage+stage]
+			if n > before || n < first-1 {
+				t.Fatalf("step %s was taken %d times: %v", stage, n, s.Counts)
+			}
+			before = n
 		}
-	}
-	if z.Calls("UnregisterMonitor") == 0 || z.Calls("Power") != 1 || z.Calls("RestartUnit") != 1 {
+		return before >= 1
+	})
+	powered, restarted := z.Calls("Power"), z.Calls("RestartUnit")
+	if z.Calls("UnregisterMonitor") == 0 || powered == 0 || restarted == 0 {
 		t.Error("a step was only counted")
+	}
+	if s := r.State(); int64(powered) > s.Counts[countStage+stagePower] || int64(restarted) > s.Counts[countStage+stageDaemon] {
+		t.Errorf("switched on %d times, restarted %d times: %v", powered, restarted, s.Counts)
 	}
 	until(t, "the USB device back", func() bool { b, _ := os.ReadFile(authorized); return string(b) == "1" })
 	r.until("the state says so", func(s gateway.DriverState) bool { return strings.Contains(s.Note, stageUSB) })
-	bthome(t, d, "4002CB09")
-	until(t, "heard again", func() bool { return len(r.bodies("room-1")) == 2 })
+	until(t, "heard again", func() bool {
+		bthome(t, d, "4002CB09") // again and again: a step may be under way
+		return len(r.bodies("room-1")) >= 2
+	})
 }
 
 func TestARecoveryThatHelpsIsTheLast(t *testing.T) {
 	t.Parallel()
 	z := startBlueZ(t, fakebluez.Options{})
-	r := start(t, z, oneAdvert(), shortPulse)
+	r := start(t, z, oneAdvert(), calmPulse)
 	r.untilUp()
 	d := z.Add(&fakebluez.Device{Address: sensor})
 	bthome(t, d, "40000102CA09")
@@ -95,7 +113,7 @@ func TestAScanThatCannotBeBegunIsRecovered(t *testing.T) {
 	z.Fail("RegisterMonitor", "org.bluez.Error.Failed")
 	z.Fail("StartDiscovery", "org.bluez.Error.NotReady")
 	r := start(t, z, oneAdvert())
-	s := r.until("a step taken", func(s gateway.DriverState) bool { return s.Counts[countStage+stagePower] == 1 })
+	s := r.until("a step taken", func(s gateway.DriverState) bool { return s.Counts[countStage+stagePower] >= 1 })
 	if s.Up {
 		t.Errorf("state %+v", s)
 	}

@@ -54,6 +54,8 @@ type BlueZ struct {
 	monitors map[string]monitor // by who registered it
 	calls    map[string]int     // by name of the method
 	deaf     bool               // see Deaf
+	order    []string           // see Connections
+	most     int                // see Connections
 	fail     map[string]*dbus.Error
 }
 
@@ -188,6 +190,26 @@ func (z *BlueZ) Calls(method string) int {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.calls[method]
+}
+
+// Connections returns the addresses of the devices that were connected, in that order,
+// each as often as it was, and how many were connected at the same time, at most.
+func (z *BlueZ) Connections() (order []string, most int) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return slices.Clone(z.order), z.most
+}
+
+// connectedLocked notes that a device was connected.
+func (z *BlueZ) connectedLocked(d *Device) {
+	z.order = append(z.order, d.Address)
+	n := 0
+	for _, other := range z.devices {
+		if other.connected {
+			n++
+		}
+	}
+	z.most = max(z.most, n)
 }
 
 func (z *BlueZ) count(method string) {

@@ -298,6 +298,7 @@ func (d *Device) connect() *dbus.Error {
 	if !d.connected {
 		d.connects++
 		d.connected = true
+		d.z.connectedLocked(d)
 		d.z.setLocked(d.path(), deviceIface, "Connected", true)
 		d.showServicesLocked()
 		d.z.setLocked(d.path(), deviceIface, "ServicesResolved", true)
