@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -414,16 +415,32 @@ func TestSubscriptionBound(t *testing.T) {
 	w.expect("SUBACK", 0x90, 0, 9, 1)
 }
 
+// patientConn has no deadlines until it stalls: how long a reader that does read takes
+// is the machine's.
+type patientConn struct {
+	net.Conn
+	stalls atomic.Bool
+}
+
+func (c *patientConn) SetWriteDeadline(t time.Time) error {
+	if !c.stalls.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
 // A leaf that does not read what is sent to it loses its connection; nobody
 // else notices.
 func TestStalledReader(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.WriteTimeout = gateway.Duration(200 * time.Millisecond) })
 	gate, far := net.Pipe() // holds nothing: each write waits for its reader
-	b.b.welcome(t.Context(), listener{}, gate)
+	leaf := &patientConn{Conn: gate}
+	b.b.welcome(t.Context(), listener{}, leaf)
 	w := b.wire(far)
-	if code, _ := w.connect(hello{clientID: "pump-1", user: "pump-1", password: secret}); code != 0 {
+	if code, _ := w.connect(hello{clientID: "pump-1", user: hubUser("pump-1"), password: b.token("pump-1")}); code != 0 {
 		t.Fatalf("code %d", code)
 	}
+	leaf.stalls.Store(true)
 	w.publish(1, topic1, "a")
 	b.untilHanded(1)
 	other := b.leaf("pump-2", version311)
