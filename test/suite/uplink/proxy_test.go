@@ -183,7 +183,11 @@ func TestProxyFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			limit := patience
+			if c.silent {
+				limit = time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			_, err = d.Dial(ctx, "")
 			if err == nil || !strings.Contains(err.Error(), c.want) {
