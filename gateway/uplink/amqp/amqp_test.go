@@ -173,15 +173,21 @@ func TestEndedSessionCostsItsLeavesOnly(t *testing.T) {
 }
 
 func TestTokensAreRenewedInPlace(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	leaves := names(5)
-	// The hub ends the link of a token that runs out: a life is long enough for a
-	// busy machine to renew in its last quarter.
-	b := newBench(t, leaves, func(s *settings) { s.amqp.TokenTTL = gateway.Duration(4 * time.Second) })
-	traffic := 9 * time.Second // more than two lives of a token
-	if testing.Short() {
-		traffic = 5 * time.Second
+	// The hub ends the link of a token that runs out. Its clock is behind, so a busy
+	// machine has that much longer to renew.
+	const life, late = 2 * time.Second, 5 * time.Second
+	b := newBench(t, leaves, func(s *settings) {
+		s.hubLate = late
+		s.amqp.TokenTTL = gateway.Duration(life)
+	})
+	for _, leaf := range leaves {
+		b.publish(leaf, 1)
 	}
-	for end := time.Now().Add(traffic); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	b.awaitAll(leaves...)
+	// Until the tokens with which the links were attached have run out at the hub, too.
+	for end := time.Now().Add(life + late + time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, leaf := range leaves {
 			b.publish(leaf, 1)
 		}
@@ -198,8 +204,12 @@ func TestTokensAreRenewedInPlace(t *testing.T) {
 }
 
 func TestRefusedRenewalCostsItsLeafOnly(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	leaves := names(2)
-	b := newBench(t, leaves, func(s *settings) { s.amqp.TokenTTL = gateway.Duration(2 * time.Second) })
+	b := newBench(t, leaves, func(s *settings) {
+		s.hubLate = 5 * time.Second // the other leaf has that long for its renewals
+		s.amqp.TokenTTL = gateway.Duration(2 * time.Second)
+	})
 	for _, leaf := range leaves {
 		b.publish(leaf, 1)
 	}
@@ -275,8 +285,9 @@ func TestRejectedBatchCostsNothingThatIsGood(t *testing.T) {
 }
 
 func TestUnansweredMessageCostsItsLink(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	leaves := names(2)
-	b := newBench(t, leaves, func(s *settings) { s.uplink.StallTimeout = gateway.Duration(200 * time.Millisecond) })
+	b := newBench(t, leaves, func(s *settings) { s.uplink.StallTimeout = gateway.Duration(stall) })
 	b.hub.SettleNever(true)
 	b.publish("leaf-001", 10)
 	b.await("the stall", func() bool { return b.uplink.State().Recalls > 0 })

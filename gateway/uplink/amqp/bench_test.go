@@ -53,12 +53,14 @@ var begin = time.Now()
 
 // settings are what a test may turn.
 type settings struct {
-	hub    hubsim.Config
-	amqp   amqp.Config
-	uplink uplink.Config
-	clock  gateway.Clock
-	proofs *identity.Proofs
-	keys   *identity.Keyring // with proofs: the ring that it has
+	hub hubsim.Config
+	// hubLate is how far the hub's clock is behind: tokens are good for so much longer.
+	hubLate time.Duration
+	amqp    amqp.Config
+	uplink  uplink.Config
+	clock   gateway.Clock
+	proofs  *identity.Proofs
+	keys    *identity.Keyring // with proofs: the ring that it has
 }
 
 // newBench starts a hub with the leaves and a gateway that connects to it.
@@ -73,6 +75,7 @@ func newBench(t *testing.T, leaves []string, adjust ...func(*settings)) *bench {
 		a(&s)
 	}
 	hub := startHub(t, s.hub)
+	hub.ClockSkew(-s.hubLate)
 	b := &bench{t: t, hub: hub, keys: cmp.Or(s.keys, identity.NewKeyring("hub.test")), sent: make(map[string]int)}
 	b.learnKeys()
 	info := hub.Info()

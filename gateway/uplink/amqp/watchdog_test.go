@@ -9,7 +9,9 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
-const stall = 200 * time.Millisecond
+// stall is far longer than a busy machine needs to settle a message, or a test to see
+// what the ladder has done and stop it.
+const stall = time.Second
 
 func impatient(s *settings) {
 	s.uplink.StallTimeout = gateway.Duration(stall)
@@ -21,6 +23,7 @@ func impatient(s *settings) {
 // then the session, then the connection, then itself; and the next process
 // delivers everything.
 func TestWatchdogClimbsItsLadder(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	leaves := names(3)
 	b := newBench(t, leaves, impatient)
 	for _, leaf := range leaves { // all have a link in one session
@@ -30,15 +33,16 @@ func TestWatchdogClimbsItsLadder(t *testing.T) {
 	b.await("all settled", func() bool { return b.uplink.State().Accepted == 3 })
 	b.hub.SettleNever(true)
 	b.publish(leaves[0], 10)
-	b.await("the link is detached", func() bool { return b.hub.Stats().Detached > 0 })
-	if h := b.hub.Stats(); h.SessionsEnded > 0 || h.ConnectionsEver != 1 {
-		t.Errorf("more than the link was given up: %+v", h)
-	}
-	b.await("the session is ended", func() bool { return b.hub.Stats().SessionsEnded > 0 })
-	if h := b.hub.Stats(); h.ConnectionsEver != 1 {
-		t.Errorf("more than the session was given up: %+v", h)
-	}
-	b.await("there is a new connection", func() bool { return b.hub.Stats().ConnectionsEver > 1 })
+	// However late it is looked at: nothing wider is given up before what is narrower.
+	b.await("the last rung", func() bool {
+		climbed := b.uplink.State().Climbed
+		for i, rung := range uplink.Rungs[1:] {
+			if narrower := uplink.Rungs[i]; climbed[rung] > 0 && climbed[narrower] == 0 {
+				t.Fatalf("%s was given up before %s: %v", rung, narrower, climbed)
+			}
+		}
+		return climbed[uplink.RungProcess] > 0
+	})
 	select {
 	case err := <-b.ended:
 		if !errors.Is(err, uplink.ErrStuck) {
@@ -52,8 +56,8 @@ func TestWatchdogClimbsItsLadder(t *testing.T) {
 		s.Climbed[uplink.RungConnection] != 2 || s.Climbed[uplink.RungProcess] != 1 {
 		t.Errorf("state %+v", s)
 	}
-	if h := b.hub.Stats(); h.ConnectionsEver != 2 {
-		t.Errorf("%d connections at the hub, want the 2 that were given up", h.ConnectionsEver)
+	if h := b.hub.Stats(); h.Detached == 0 || h.SessionsEnded == 0 || h.ConnectionsEver != 2 {
+		t.Errorf("hub %+v, want a link and a session ended, and the 2 connections that were given up", h)
 	}
 	b.end()
 	b.hub.SettleNever(false)
@@ -70,6 +74,7 @@ func TestWatchdogClimbsItsLadder(t *testing.T) {
 // While the hub settles for others, a leaf that it forgets costs its link and its
 // session, never the connection.
 func TestWatchdogSparesTheConnectionOfOthers(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	leaves := names(2)
 	b := newBench(t, leaves, impatient, func(s *settings) { s.amqp.LeavesPerSession = 1 })
 	b.hub.SettleNever(true)
@@ -87,19 +92,20 @@ func TestWatchdogSparesTheConnectionOfOthers(t *testing.T) {
 		t.Errorf("%d duplicates of the other leaf", d)
 	}
 	s, h := b.uplink.State(), b.hub.Stats()
-	if h.ConnectionsEver != 1 || s.Climbed[uplink.RungLink] != 1 || s.Rung != "" {
-		t.Errorf("hub %+v, state %+v: want one link given up, and the ladder left", h, s)
+	if h.ConnectionsEver != 1 || s.Climbed[uplink.RungLink] == 0 || s.Rung != "" {
+		t.Errorf("hub %+v, state %+v: want a link given up, and the ladder left", h, s)
 	}
 }
 
 // A hub that says that it is throttled makes no progress either, but nothing of
 // ours is at fault: no rung is climbed.
 func TestWatchdogWaitsWhileTheHubAsksTo(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	b := newBench(t, names(1), impatient)
 	b.hub.Quota(true)
 	b.publish("leaf-001", 5)
 	b.await("the hub asks to wait", func() bool { return b.uplink.State().Throttled > 0 })
-	time.Sleep(10 * stall) // many times what the ladder needs
+	time.Sleep(3 * stall) // three times what its first rung needs
 	select {
 	case err := <-b.ended:
 		t.Fatalf("the uplink ended: %v", err)
