@@ -48,6 +48,9 @@
 // client connects again (section 6.12): so leaves find back after a restart,
 // those that slept meanwhile when they wake.
 //
+// Sessions outlive the line. While it is not there their leaves are asleep for the hub,
+// and nothing is sent; a leaf that is silent for too long is lost as ever.
+//
 // What is on its way to a leaf is one message at a time, repeated after the time
 // Retry (section 6.13).
 package mqttsn

@@ -46,7 +46,7 @@ type parcel struct {
 
 // down is what is on its way to one leaf.
 type down struct {
-	open   bool      // it may be sent something now
+	open   bool      // it may be sent something, while the line is there
 	quick  []*parcel // what somebody waits for
 	slow   []*parcel // commands
 	flight *flight   // the one under way with QoS 1 or 2 (section 6.10), or being registered
@@ -106,7 +106,7 @@ func (s *session) told(p *parcel, v gateway.Verdict) {
 
 // pump sends what may be sent.
 func (s *session) pump(now time.Time) {
-	for s.open && s.flight == nil {
+	for s.reachable() && s.flight == nil {
 		var p *parcel
 		switch {
 		case len(s.quick) > 0:
@@ -321,7 +321,7 @@ func (l *Link) Command(c *gateway.Command, answer func(gateway.Verdict)) {
 	p := &parcel{kind: command, rest: "command/" + plain.CommandName(c), payload: c.Body, answer: counted}
 	s := l.sessions[c.Leaf]
 	switch {
-	case s == nil || !s.open:
+	case s == nil || !s.reachable():
 		l.do(func() { counted(gateway.Undelivered) })
 	case s.listens(p.rest) == nil && s.wants().Has(gateway.WantsCommands):
 		// The leaf has asked for commands of other names only. To wait would hold
@@ -382,7 +382,7 @@ func (s *session) call(c *gateway.Call) *calling {
 	for n <= maxCalls && (s.calls[strconv.Itoa(n)] != nil || now.Before(s.burnt[n])) {
 		n++
 	}
-	if n > maxCalls || !s.open || c.Name == "" {
+	if n > maxCalls || !s.reachable() || c.Name == "" {
 		return nil
 	}
 	rid := strconv.Itoa(n)
@@ -441,7 +441,7 @@ func (l *Link) Desired(leaf string, patch []byte, _ int64, heard func()) {
 	l.mu.Lock()
 	defer l.unlockQuickly()
 	s := l.sessions[leaf]
-	if s == nil || !s.open {
+	if s == nil || !s.reachable() {
 		return
 	}
 	if !s.fits(plain.Desired, len(patch)) {

@@ -54,13 +54,13 @@ func (c *PortConfig) Validate() error {
 	case c.Leaf != "" && len(c.Nodes) > 0:
 		return gateway.BadKey("leaves", "does not go together with leaf: write only one of them")
 	case c.Leaf != "":
-		if err := checkLeaf("leaf", c.Leaf); err != nil {
+		if err := CheckLeaf("leaf", c.Leaf); err != nil {
 			return err
 		}
 	}
 	for i, id := range c.Nodes {
 		key := fmt.Sprintf("leaves[%d]", i)
-		if err := checkLeaf(key, id); err != nil {
+		if err := CheckLeaf(key, id); err != nil {
 			return err
 		}
 		if slices.Contains(c.Nodes[:i], id) {
@@ -70,7 +70,9 @@ func (c *PortConfig) Validate() error {
 	return c.Link.Validate()
 }
 
-func checkLeaf(key, id string) error {
+// CheckLeaf checks whether a leaf's id, which stands at a key, can be a client id. The
+// error is of type *gateway.KeyError.
+func CheckLeaf(key, id string) error {
 	switch {
 	case !port.ValidLeaf(id):
 		return gateway.BadKey(key, "%q is not a leaf id: 1 to %d letters, digits and - : . + %% _ # * ? ! ( ) , = @ $ ' ;", id, port.MaxLeafID)

@@ -204,9 +204,13 @@ func (l *Link) Serve(line io.ReadWriteCloser) error {
 	out := &outbox{ready: make(chan struct{}, 1)}
 	l.mu.Lock()
 	l.out = out
-	l.sayHere(time.Now())
+	now := time.Now()
+	l.sayHere(now)
 	for _, s := range l.sessions {
-		s.again()
+		s.pump(now)
+		if said := s.said; s.interest() == said {
+			s.again()
+		}
 	}
 	l.unlock()
 	signal(l.news)
@@ -220,6 +224,9 @@ func (l *Link) Serve(line io.ReadWriteCloser) error {
 	out.over = true
 	if l.out == out {
 		l.out = nil
+		for _, s := range l.sessions {
+			s.unplug()
+		}
 	}
 	signal(out.ready)
 	l.unlock()

@@ -819,3 +819,33 @@ func TestTwinWaitsForSleeper(t *testing.T) {
 		b.line.want("02 17")
 	})
 }
+
+// While the line is not there the leaf sleeps for the hub: commands are left with it,
+// calls find nobody, and nothing is given up for a wire that was pulled out. What was
+// on its way comes again, and the session with all its subscriptions goes on.
+func TestUnpluggedLine(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.connect(kept, "n1")
+		b.line.ask("__ 12 21 0001 0002", "08 13 20 0002 0001 00") // command/open, predefined
+		under := b.command("n1", "open", 1, "one")
+		b.line.want("__ 0C 21 0002 0001 'one'")
+		b.line.unplug()
+		waiting := b.command("n1", "open", 2, "two")
+		if _, err := b.Call(t.Context(), &gateway.Call{Leaf: "n1", Name: "open"}); err != gateway.ErrAbsent {
+			t.Errorf("a method over a line that is not there: %v", err)
+		}
+		time.Sleep(30 * time.Second) // longer than all repetitions
+		wantNone(t, under)
+		wantNone(t, waiting)
+		if s := b.state(); !s.Peers[0].Up || s.Counts["unsent"] != 0 {
+			t.Errorf("state %+v", s)
+		}
+		b.plug()
+		b.line.want("05 00 01 FFFF", "__ 0C 21 0002 0002 'one'")
+		b.line.ask("07 0D 0002 0002 00", "__ 0C 21 0002 0003 'two'")
+		b.line.ask("07 0D 0002 0003 00")
+		b.wantVerdict(under, gateway.Completed)
+		b.wantVerdict(waiting, gateway.Completed)
+		b.line.ask("0216", "02 17")
+	})
+}

@@ -406,8 +406,21 @@ func (s *session) sleepAgain(now time.Time) {
 	s.send(&Message{Type: PingResp}, nil)
 }
 
-// interest has the attendance told what the leaf wants, if that is news.
-func (s *session) interest() {
+// unplug is the end of the line: the session goes on, and what the leaf is sent waits at
+// the hub until the line is back, or the leaf is lost.
+func (s *session) unplug() {
+	if s.open {
+		s.release(false)
+	}
+	s.interest()
+}
+
+// reachable says that the leaf may be sent something now.
+func (s *session) reachable() bool { return s.open && s.l.out != nil }
+
+// interest has the attendance told what the leaf wants, if that is news. It returns what
+// it has been told, or will be.
+func (s *session) interest() gateway.Interest {
 	wants := s.wants()
 	switch {
 	case wants == 0:
@@ -415,12 +428,13 @@ func (s *session) interest() {
 		wants = 0
 	case s.phase == away && (!s.keep || s.l.closing), s.phase == prompting && !s.keep:
 		wants = 0
-	case !s.open:
+	case !s.reachable():
 		wants |= gateway.Asleep
 	}
 	if wants != s.said {
 		s.say(wants)
 	}
+	return s.said
 }
 
 // again has the attendance told the same once more: what could not be delivered is
