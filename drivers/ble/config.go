@@ -31,7 +31,8 @@ type Config struct {
 	Heartbeat   gateway.Duration `toml:"heartbeat"`   // silence of all advertisers after which the adapter is recovered, 10s to 24h; 0 never
 
 	Adverts []AdvertConfig `toml:"-"` // the tables [[ble.advert]]
-	Devices []DeviceConfig `toml:"-"` // the tables [[ble.device]]
+	Devices []DeviceConfig `toml:"-"` // the tables [[ble.device]] with FormatGATT
+	Nodes   []NodeConfig   `toml:"-"` // the tables [[ble.device]] with another format
 }
 
 // DefaultConfig returns the shipped defaults. Five connections is what the controllers
@@ -172,11 +173,22 @@ const (
 	PairingPasskey   = "passkey"    // by an operator, with a passkey or a number compared
 )
 
-// DeviceConfig is a table [[ble.device]]: a peripheral that is connected.
-type DeviceConfig struct {
+// FormatGATT is the format of a device that has its values in characteristics.
+const FormatGATT = "gatt"
+
+// Peer is which device a table [[ble.device]] is about: a peripheral that is connected.
+type Peer struct {
 	Address string `toml:"address"` // of a paired one its identity address
 	Leaf    string `toml:"leaf"`    // id of the leaf
 	Pairing string `toml:"pairing"` // PairingPasskey, PairingJustWorks or PairingNone; a device that is not paired so is not connected
+}
+
+// DeviceConfig is a table [[ble.device]] of a device that has its values in
+// characteristics.
+type DeviceConfig struct {
+	Peer `toml:",inline"`
+
+	Format  string `toml:"format"`  // what is spoken with the device: FormatGATT is its characteristics, "mqtt-sn" that over the Nordic UART Service
 	Channel string `toml:"channel"` // of its messages, may be empty
 	Lane    string `toml:"lane"`    // "telemetry" or "alarm"
 	Units   bool   `toml:"units"`   // messages say the units of their readings
@@ -206,11 +218,16 @@ type CharacteristicConfig struct {
 // DefaultDevice returns the shipped defaults. Address, Leaf and Characteristics have
 // none.
 func DefaultDevice() DeviceConfig {
-	return DeviceConfig{Pairing: PairingPasskey, Lane: gateway.LaneTelemetry.String(), Units: true}
+	return DeviceConfig{Peer: defaultPeer(), Format: FormatGATT, Lane: gateway.LaneTelemetry.String(), Units: true}
 }
 
+func defaultPeer() Peer { return Peer{Pairing: PairingPasskey} }
+
+// Place is where the leaf is found, and which it is.
+func (c *Peer) Place() (address, leaf string) { return c.Address, c.Leaf }
+
 // Validate checks values and ranges. Errors are of type *gateway.KeyError.
-func (c *DeviceConfig) Validate() error {
+func (c *Peer) Validate() error {
 	switch {
 	case !validAddress(c.Address):
 		return badAddress(c.Address)
@@ -218,6 +235,29 @@ func (c *DeviceConfig) Validate() error {
 		return gateway.BadKey("leaf", "is missing: write the id of the leaf that this device is")
 	case !slices.Contains([]string{PairingNone, PairingJustWorks, PairingPasskey}, c.Pairing):
 		return gateway.BadKey("pairing", "%q is unknown: write %q, %q or %q", c.Pairing, PairingPasskey, PairingJustWorks, PairingNone)
+	}
+	return nil
+}
+
+// NodeConfig is a table [[ble.device]] of a device that speaks a protocol of its own
+// over the Nordic UART Service.
+type NodeConfig struct {
+	Peer `toml:",inline"`
+
+	Format   string   `toml:"format"` // "mqtt-sn": that is spoken, over the Nordic UART Service
+	Protocol Protocol `toml:"-"`      // for this device alone
+}
+
+// DefaultNode returns the shipped defaults for a protocol of that name. Address, Leaf and
+// Protocol have none.
+func DefaultNode(format string) NodeConfig { return NodeConfig{Peer: defaultPeer(), Format: format} }
+
+// Validate checks values and ranges. Errors are of type *gateway.KeyError.
+func (c *DeviceConfig) Validate() error {
+	if err := c.Peer.Validate(); err != nil {
+		return err
+	}
+	switch {
 	case !slices.Contains(gateway.LaneNames[:], c.Lane):
 		return gateway.BadKey("lane", "%q is unknown: write one of %q", c.Lane, gateway.LaneNames)
 	case strings.ContainsAny(c.Channel, "/+#"):

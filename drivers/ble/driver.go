@@ -11,7 +11,8 @@
 //  3. package handover brings messages into custody in order.
 //
 // What the hub sends to a connected device comes in at reach.go; pairing.go pairs
-// devices for an operator.
+// devices for an operator. A device that speaks a protocol of its own goes another way, in
+// both directions: uart.go makes a stream of bytes of its connection, for a Protocol.
 //
 // Nothing in the air proves who has sent it. Messages say so: see gateway.PropertyTrust.
 package ble
@@ -94,23 +95,47 @@ func New(cfg Config, clock gateway.Clock, log *slog.Logger) (*Driver, error) {
 		}
 		leaves = append(leaves, cfg.Devices[i].Leaf)
 	}
+	for i := range cfg.Nodes {
+		if err := cfg.Nodes[i].Validate(); err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, cfg.Nodes[i].Leaf)
+	}
 	d.tally = newTally(name, leaves, log)
 	d.adverts = newAdverts(cfg.Adverts, clock, d.offer, d.tally)
 	d.doctor = doctor{sysfs: "/sys"}
 	for _, c := range cfg.Devices {
-		p := newPeripheral(c, d)
-		d.peripherals = append(d.peripherals, p)
-		d.byLeaf[c.Leaf] = p
-		d.adverts.devices[strings.ToUpper(c.Address)] = true
+		d.add(newPeripheral(c, d))
+	}
+	for _, c := range cfg.Nodes {
+		d.add(newNode(c, d))
 	}
 	return d, nil
+}
+
+// add adds a device that is connected.
+func (d *Driver) add(p *peripheral) {
+	d.peripherals = append(d.peripherals, p)
+	d.byLeaf[p.Leaf] = p
+	d.adverts.devices[strings.ToUpper(p.Address)] = true
 }
 
 // Name identifies the driver by its adapter, "ble" or "ble:hci1".
 func (d *Driver) Name() string { return d.tally.snapshot().Name }
 
 // State is a snapshot for status and metrics. Safe for concurrent use.
-func (d *Driver) State() gateway.DriverState { return d.tally.snapshot() }
+func (d *Driver) State() gateway.DriverState {
+	s := d.tally.snapshot()
+	for _, p := range d.peripherals {
+		p.fill(&s)
+	}
+	for _, p := range s.Peers {
+		if p.Up {
+			s.Leaves++
+		}
+	}
+	return s
+}
 
 // Run serves the adapter until ctx ends, and then returns nil. A bus, a daemon or an
 // adapter that is missing or lost is waited for. Run may be called once.
@@ -126,7 +151,9 @@ func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
 		p.attendance, p.twins = ways.Attendance, ways.Twins
 		p.attend(gateway.Asleep)
 	}
+	silence := d.speak(ctx, ways)
 	d.live(ctx)
+	silence()
 	parts.Wait()
 	for _, p := range d.peripherals {
 		p.leave()

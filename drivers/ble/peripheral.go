@@ -49,6 +49,7 @@ type peripheral struct {
 	wants      gateway.Interest // what the hub may send
 	stays      bool             // it is not only read from time to time
 	values     []*value
+	protocol   Protocol // that it speaks; nil: it has values
 
 	mu   sync.Mutex
 	link *link // guarded by mu; nil: not connected
@@ -194,6 +195,9 @@ func (p *peripheral) work(ctx context.Context, s *session, device dbus.ObjectPat
 	defer cancel()
 	if err := p.resolve(ctx, s, device); err != nil {
 		return err
+	}
+	if p.protocol != nil {
+		return p.serve(ctx, s, device)
 	}
 	l, err := p.begin(ctx, s, device)
 	if err != nil {

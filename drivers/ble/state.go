@@ -25,6 +25,7 @@ const (
 	discardReplayed  = "replayed"  // its encryption counter has not grown
 	discardUnread    = "unread"    // of no format that is read, from an advertiser that is a leaf
 	discardBadValue  = "bad_value" // a characteristic whose value does not fit its format
+	discardUnheard   = "unheard"   // octets of a stream that came faster than they were read
 )
 
 // What is counted beside: event names of gateway.DriverState.Counts.
@@ -80,11 +81,6 @@ func (t *tally) snapshot() gateway.DriverState {
 	s := t.s
 	s.Logins, s.Discarded, s.Commands = maps.Clone(s.Logins), maps.Clone(s.Discarded), maps.Clone(s.Commands)
 	s.Calls, s.Counts, s.Peers = maps.Clone(s.Calls), maps.Clone(s.Counts), slices.Clone(s.Peers)
-	for _, p := range s.Peers {
-		if p.Up {
-			s.Leaves++
-		}
-	}
 	for _, x := range t.strangers {
 		s.Strangers = append(s.Strangers, *x)
 	}

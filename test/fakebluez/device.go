@@ -27,6 +27,8 @@ type Device struct {
 	Passkey uint32        // what the device shows, or expects
 	Slow    time.Duration // how long connecting takes
 	NoBond  bool          // pairing succeeds and keeps no keys, as without a random generator
+	MTU     int           // of its connections, default 247
+	Heard   func(Written) // is called with what is written, one after the other, and must not block; nil for nobody
 
 	z *BlueZ
 	// guarded by z.mu:
@@ -36,6 +38,7 @@ type Device struct {
 	service                                map[string]dbus.Variant
 	written                                []Written
 	connects                               int
+	stalled                                chan struct{} // closed when it reads again; nil: it does
 	pairing                                context.CancelFunc
 }
 
@@ -87,6 +90,9 @@ func (z *BlueZ) Add(d *Device) *Device {
 	}
 	if d.RSSI == 0 {
 		d.RSSI = -60
+	}
+	if d.MTU == 0 {
+		d.MTU = 247
 	}
 	z.devices = append(z.devices, d)
 	return d
@@ -208,6 +214,10 @@ func (d *Device) dropLocked() {
 		return
 	}
 	d.connected = false
+	if d.stalled != nil { // what waits is answered: there is no connection
+		close(d.stalled)
+		d.stalled = make(chan struct{})
+	}
 	for _, s := range d.Services {
 		for _, c := range s.Characteristics {
 			c.notifying = false
@@ -328,9 +338,12 @@ func (d *Device) showServicesLocked() {
 				"StartNotify": func() *dbus.Error { return d.notify(c, true) },
 				"StopNotify":  func() *dbus.Error { return d.notify(c, false) },
 			}, c.path, charIface) // it cannot fail: the path is right
+			_ = d.z.conn.ExportMethodTable(map[string]any{
+				"Get": func(iface, name string) (dbus.Variant, *dbus.Error) { return d.property(c.path, iface, name) },
+			}, c.path, propsIface)
 			d.z.addLocked(c.path, map[string]map[string]dbus.Variant{charIface: {
 				"UUID": dbus.MakeVariant(c.UUID), "Service": dbus.MakeVariant(home), "Flags": dbus.MakeVariant(c.Flags),
-				"Value": dbus.MakeVariant([]byte{}), "Notifying": dbus.MakeVariant(false), "MTU": dbus.MakeVariant(uint16(247)),
+				"Value": dbus.MakeVariant([]byte{}), "Notifying": dbus.MakeVariant(false), "MTU": dbus.MakeVariant(uint16(d.MTU)),
 			}})
 		}
 		handle += 0x10
@@ -342,6 +355,30 @@ func (d *Device) hideServicesLocked() {
 		if strings.HasPrefix(string(path), string(d.path())+"/") {
 			d.z.removeLocked(path)
 		}
+	}
+}
+
+func (d *Device) property(path dbus.ObjectPath, iface, name string) (dbus.Variant, *dbus.Error) {
+	d.z.mu.Lock()
+	defer d.z.mu.Unlock()
+	v, ok := d.z.objects[path][iface][name]
+	if !ok {
+		return v, dbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", nil)
+	}
+	return v, nil
+}
+
+// Stall makes the device read nothing any more of what is written to it, or read again.
+// Writes that it has to answer wait, others are lost.
+func (d *Device) Stall(on bool) {
+	d.z.mu.Lock()
+	defer d.z.mu.Unlock()
+	switch {
+	case on && d.stalled == nil:
+		d.stalled = make(chan struct{})
+	case !on && d.stalled != nil:
+		close(d.stalled)
+		d.stalled = nil
 	}
 }
 
@@ -374,9 +411,17 @@ func (d *Device) write(c *Characteristic, value []byte, options map[string]dbus.
 	if err := d.z.called("WriteValue"); err != nil {
 		return err
 	}
+	kind, _ := options["type"].Value().(string)
 	d.z.mu.Lock()
 	defer d.z.mu.Unlock()
-	kind, _ := options["type"].Value().(string)
+	if stalled := d.stalled; stalled != nil {
+		if kind == "command" {
+			return nil
+		}
+		d.z.mu.Unlock()
+		<-stalled
+		d.z.mu.Lock()
+	}
 	flag := map[string]string{"request": "write", "command": "write-without-response"}[kind]
 	if err := d.mayLocked(c, flag); err != nil {
 		return err
@@ -384,8 +429,15 @@ func (d *Device) write(c *Characteristic, value []byte, options map[string]dbus.
 	if c.Refuse != "" {
 		return dbus.NewError(c.Refuse, []any{"on purpose"})
 	}
+	if kind == "command" && len(value) > d.MTU-3 { // a request would be cut into several
+		return bluezError("Failed")
+	}
 	c.Value = value
-	d.written = append(d.written, Written{c.UUID, slices.Clone(value), kind})
+	w := Written{c.UUID, slices.Clone(value), kind}
+	d.written = append(d.written, w)
+	if d.Heard != nil {
+		d.Heard(w)
+	}
 	return nil
 }
 

@@ -92,6 +92,18 @@ func (c *Client) Write(ctx context.Context, characteristic dbus.ObjectPath, valu
 	return c.call(ctx, valueTimeout, characteristic, charIface+".WriteValue", value, options).Err
 }
 
+// MTU asks how long a packet of the connection can be, in octets, its head of three
+// included; 0 if the daemon does not say (before 5.62). What the mirror has of it may be
+// that of an earlier connection: nobody is told of a change.
+func (c *Client) MTU(ctx context.Context, characteristic dbus.ObjectPath) int {
+	var v dbus.Variant
+	if c.call(ctx, callTimeout, characteristic, propertiesIface+".Get", charIface, "MTU").Store(&v) != nil {
+		return 0
+	}
+	n, _ := v.Value().(uint16)
+	return int(n)
+}
+
 // Notify has value called for each notification, until the connection ends. It must
 // not block; the slice is its own.
 func (c *Client) Notify(ctx context.Context, characteristic dbus.ObjectPath, value func([]byte)) error {

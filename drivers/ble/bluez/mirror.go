@@ -43,7 +43,6 @@ type Characteristic struct {
 	Service string // UUID, in full, lower case
 	UUID    string
 	Flags   []string
-	MTU     int // 0 if not known
 }
 
 // Sighting is one advertisement, as far as the daemon shows it: what is in it that
@@ -309,7 +308,7 @@ func (c *Client) Characteristics(device dbus.ObjectPath) (all []Characteristic) 
 		home := c.objects[text[dbus.ObjectPath](p, "Service")][serviceIface]
 		all = append(all, Characteristic{
 			Path: path, UUID: strings.ToLower(text[string](p, "UUID")), Service: strings.ToLower(text[string](home, "UUID")),
-			Flags: text[[]string](p, "Flags"), MTU: int(text[uint16](p, "MTU")),
+			Flags: text[[]string](p, "Flags"),
 		})
 	}
 	// Paths end in the handle, as four hexadecimal digits.
