@@ -43,7 +43,7 @@ func TestARM64(t *testing.T) {
 		t.Errorf("version: %v\n%s%s", err, out, errs)
 	}
 	out, errs, err = run("config", "validate", folder(t, exampleText(t)))
-	if err != nil || !strings.Contains(out, "is valid: 2 leaves, 3 serial ports, 2 modules") {
+	if err != nil || !strings.Contains(out, "is valid: 3 leaves, 3 serial ports, 2 modules") {
 		t.Errorf("config validate: %v\n%s%s", err, out, errs)
 	}
 }

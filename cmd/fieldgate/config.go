@@ -124,6 +124,7 @@ type config struct {
 	ports    []configuredPort
 	rules    []mapping.Rule
 	ble      *ble.Config // nil: there is no Bluetooth
+	nodes    []bleNode   // devices over it that speak MQTT-SN
 	modules  []gateway.Module
 	warnings []strict.Problem
 	secrets  []string // files that hold one each
@@ -180,7 +181,7 @@ func loadConfig(file string) (*config, error) { return loadConfigWith(file, nil)
 // loadConfigWith is loadConfig with texts in the place of those of files; a file of
 // leaf.d need not be there for that.
 func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
-	l := loader{config: config{tables: defaults(), file: file}, texts: texts, leafAt: make(map[string]strict.Table), portAt: make(map[string]strict.Table), reachedAt: make(map[string]string), bleAt: make(map[string]strict.Table)}
+	l := loader{config: config{tables: defaults(), file: file}, texts: texts, leafAt: make(map[string]strict.Table), portAt: make(map[string]strict.Table), reachedAt: make(map[string]string), bleAt: make(map[string]strict.Table), deviceAt: make(map[string]string)}
 	root, err := l.open(file)
 	if err != nil {
 		return nil, err
@@ -263,6 +264,7 @@ type loader struct {
 	portAt    map[string]strict.Table // where each port stands
 	reachedAt map[string]string       // the port at which a leaf is reached
 	bleAt     map[string]strict.Table // where each address of a kind stands
+	deviceAt  map[string]string       // the address of a leaf that is connected over BLE
 }
 
 // open reads one file. A file that is not TOML is an empty table with a problem.

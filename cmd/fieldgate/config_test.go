@@ -98,7 +98,7 @@ func TestLoadConfig(t *testing.T) {
 	if len(cfg.Broker.Listeners) != 2 || len(cfg.modules) != 2 || len(cfg.ports) != 3 || cfg.ports[0].Line().Baud != 9600 {
 		t.Errorf("got %d listeners, %d modules and the ports %+v", len(cfg.Broker.Listeners), len(cfg.modules), cfg.ports)
 	}
-	if len(cfg.leaves) != 2 || cfg.leaves[0].Password.IsZero() || cfg.leaves[0].key.IsZero() || !cfg.leaves[1].Password.IsZero() {
+	if len(cfg.leaves) != 3 || cfg.leaves[0].Password.IsZero() || cfg.leaves[0].key.IsZero() || !cfg.leaves[1].Password.IsZero() {
 		t.Errorf("leaves are %+v", cfg.leaves)
 	}
 	if len(cfg.rules) != 2 || cfg.rules[0].Kind != mapping.Telemetry || cfg.rules[1].Login != "pump-1" {
@@ -113,6 +113,9 @@ func TestLoadConfig(t *testing.T) {
 	if b := cfg.ble; b == nil || b.Connections != 4 || len(b.Adverts) != 1 || len(b.Adverts[0].Key) != 16 ||
 		b.Adverts[0].Deadband["temperature"] != 0.2 || len(b.Devices) != 1 || len(b.Devices[0].Characteristics) != 2 {
 		t.Errorf("BLE is %+v", cfg.ble)
+	}
+	if n := cfg.nodes; len(n) != 1 || n[0].Leaf != "node-7" || n[0].Format != "mqtt-sn" || n[0].Link.Predefined["7"] != "telemetry/flow" || n[0].Link.Retry != nodeRetry {
+		t.Errorf("devices over BLE that speak MQTT-SN are %+v", n)
 	}
 	if len(cfg.warnings) != 0 {
 		t.Errorf("warnings: %v", cfg.warnings)
@@ -138,7 +141,7 @@ func TestLeafFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.leaves) != 4 || cfg.leaves[2].ID != "a" || cfg.leaves[3].ID != "b" || len(cfg.ports) != 4 {
+	if len(cfg.leaves) != 5 || cfg.leaves[3].ID != "a" || cfg.leaves[4].ID != "b" || len(cfg.ports) != 4 {
 		t.Errorf("got leaves %+v and ports %+v", cfg.leaves, cfg.ports)
 	}
 	write("c.toml", "[[leaf]]\nid = \"pump-1\"\nkey_file = \"../pump-1.key\"\n\n[hub]\nhost = \"other\"\n")
@@ -307,6 +310,13 @@ var mistakes = []struct{ old, wrong, suggest string }{
 	{"read = \"5m\"", "read = §\"often\"", "\"once\""},
 	{"format = \"uint8\"", "format = §\"byte\"", "\"uint8\""},
 	{"address = \"C8:12:34:56:78:9A\"\nleaf = \"pump-1\"", "address = \"C8:12:34:56:78:9A\"\nleaf = §\"pump-11\"", "`\"pump-1\"`"},
+	{"format = \"mqtt-sn\"\npairing", "format = §\"mqttsn\"\npairing", "`\"mqtt-sn\"`"},
+	{"pairing = \"just-works\"", "pairing = \"just-works\"\n§lane = \"alarm\"", ""}, // messages say it
+	{"pairing = \"just-works\"", "pairing = §\"justworks\"", "\"just-works\""},
+	{"{ 7 = \"telemetry/flow\" }", "{ 7 = §\"flow\" }", "telemetry"},
+	{"leaf = \"node-7\"\nformat", "leaf = §\"pump-1\"\nformat", "C8:12:34:56:78:9A"}, // it is another device
+	{"leaf = \"node-7\"\nformat", "leaf = §\"meter-1\"\nformat", "usb-concentrator"}, // it is reached there
+	{"\"C8:12:34:56:78:9B\"", "§\"C8:12:34:56:78:9A\"", ""},
 	// Board.
 	{"[board]", "[§borad]", "`board`"},
 	{"led = \"ACT\"", "§leds = \"ACT\"", "`led`"},
@@ -400,7 +410,7 @@ func TestOwnIdentity(t *testing.T) {
 		if (err == nil) != good {
 			t.Errorf("%s: %v", own, err)
 		}
-		if good && (cfg.ownKey.IsZero() || !cfg.Hub.overMQTT() || len(cfg.leaves) != 2) {
+		if good && (cfg.ownKey.IsZero() || !cfg.Hub.overMQTT() || len(cfg.leaves) != 3) {
 			t.Errorf("%s: %+v", own, cfg.Hub)
 		}
 	}

@@ -102,7 +102,11 @@ func listShape(path string) *shape {
 	case "ble.advert":
 		return shapeOf(at, ble.DefaultAdvert())
 	case "ble.device":
-		return shapeOf(at, ble.DefaultDevice())
+		s := &shape{path: at, by: "format", fallback: ble.FormatGATT, kinds: make(map[string]*shape)}
+		for word, config := range deviceFormats {
+			s.kinds[word] = shapeOf(at, config())
+		}
+		return s.join()
 	case "serial":
 		s := &shape{path: at, by: "format", fallback: defaultFormat, kinds: make(map[string]*shape)}
 		for word, format := range portFormats {

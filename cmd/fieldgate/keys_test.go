@@ -102,7 +102,7 @@ func TestShownConfigurationIsValid(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &tree); err != nil {
 		t.Fatal(err)
 	}
-	if leaves, _ := tree["leaf"].([]any); len(leaves) != 2 {
+	if leaves, _ := tree["leaf"].([]any); len(leaves) != 3 {
 		t.Errorf("leaves in JSON: %v", tree["leaf"])
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/drivers/ble"
@@ -219,15 +220,68 @@ func (l *loader) addBLE(lists bleLists) {
 		l.ble.Adverts = append(l.ble.Adverts, c)
 	}
 	for _, t := range lists.Devices {
-		c := ble.DefaultDevice()
-		t.Decode(&c)
-		t.Check(c.Validate())
-		l.checkBLE(t, "device", c.Address, c.Leaf)
-		if i := slices.IndexFunc(l.ble.Devices, func(d ble.DeviceConfig) bool { return d.Leaf == c.Leaf }); i >= 0 {
-			t.Report("leaf", "%q is another device already, at %s", c.Leaf, l.ble.Devices[i].Address)
+		word := cmp.Or(t.Text("format"), ble.FormatGATT)
+		if _, known := deviceFormats[word]; !known {
+			t.Report("format", "%s", unknownWord("format", word, slices.Sorted(maps.Keys(deviceFormats))))
+			continue
 		}
-		l.ble.Devices = append(l.ble.Devices, c)
+		c := deviceFormats[word]()
+		t.Decode(c)
+		t.Check(c.Validate())
+		address, leaf := c.Place()
+		l.checkBLE(t, "device", address, leaf)
+		if other, taken := l.deviceAt[leaf]; taken {
+			t.Report("leaf", "%q is another device already, at %s", leaf, other)
+		}
+		l.deviceAt[leaf] = address
+		switch c := c.(type) {
+		case *ble.DeviceConfig:
+			l.ble.Devices = append(l.ble.Devices, *c)
+		case *bleNode:
+			if other, taken := l.reachedAt[leaf]; taken {
+				t.Report("leaf", "%q is reached at %s already: commands need one way", leaf, other)
+			}
+			l.reachedAt[leaf] = address
+			l.nodes = append(l.nodes, *c)
+		}
 	}
+}
+
+// deviceConfig is a [[ble.device]] table, whatever is spoken with the device. It is a
+// pointer.
+type deviceConfig interface {
+	Place() (address, leaf string)
+	Validate() error
+}
+
+// deviceFormats are what can be spoken with a device over BLE, by the key format.
+var deviceFormats = map[string]func() deviceConfig{
+	ble.FormatGATT: func() deviceConfig { c := ble.DefaultDevice(); return &c },
+	mqttsn.Format: func() deviceConfig {
+		c := bleNode{ble.DefaultNode(mqttsn.Format), mqttsn.DefaultConfig()}
+		c.Link.Retry = nodeRetry
+		return &c
+	},
+}
+
+// nodeRetry leaves time for a long message in short packets.
+const nodeRetry = gateway.Duration(5 * time.Second)
+
+// bleNode is a [[ble.device]] table of a device that speaks MQTT-SN.
+type bleNode struct {
+	ble.NodeConfig `toml:",inline"`
+	Link           mqttsn.Config `toml:",inline"`
+}
+
+// Validate checks values and ranges. Errors are of type *gateway.KeyError.
+func (c *bleNode) Validate() error {
+	if err := c.NodeConfig.Validate(); err != nil {
+		return err
+	}
+	if err := mqttsn.CheckLeaf("leaf", c.Leaf); err != nil {
+		return err
+	}
+	return c.Link.Validate()
 }
 
 // checkBLE looks whether the leaf is known and the address not used yet. One address
@@ -254,7 +308,12 @@ func newDrivers(cfg *config, clock gateway.Clock, log *slog.Logger) ([]gateway.D
 		all = append(all, d)
 	}
 	if cfg.ble != nil {
-		d, err := ble.New(*cfg.ble, clock, log)
+		c := *cfg.ble
+		for _, n := range cfg.nodes {
+			n.Protocol = mqttsn.New(n.Link, []string{n.Leaf}, clock, log.With("driver", "ble", "address", n.Address))
+			c.Nodes = append(c.Nodes, n.NodeConfig)
+		}
+		d, err := ble.New(c, clock, log)
 		if err != nil {
 			return nil, err
 		}

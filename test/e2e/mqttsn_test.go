@@ -49,9 +49,22 @@ func (l *snLeaf) on(topic string) []string {
 // MQTT-SN over a serial line, through the real programs: telemetry is kept while the
 // hub is away and the gateway is killed, commands, methods and the twin come over
 // the same line, and a kept session is found again after the kill.
-func TestMQTTSN(t *testing.T) {
+func TestMQTTSN(t *testing.T) { mqttsnStory(t, site.MQTTSN) }
+
+// The same over the Nordic UART Service of a device over BLE whose packets are as small
+// as they may be: and every message says that nothing proves the device.
+func TestMQTTSNOverBLE(t *testing.T) {
+	s := mqttsnStory(t, site.NUS)
+	for _, e := range s.Events() {
+		if e.Properties["fieldgate-trust"] != "unpaired" {
+			t.Errorf("from %s came %s with %v", e.Device, e.Body, e.Properties)
+		}
+	}
+}
+
+func mqttsnStory(t *testing.T, kind site.Kind) *site.Site {
 	ctx := testContext(t, 3*time.Minute)
-	node := site.Device{ID: "node-1", Kind: site.MQTTSN}
+	node := site.Device{ID: "node-1", Kind: kind}
 	s := running(ctx, t, site.Plan{Leaves: []site.Device{node}})
 	l := &snLeaf{ctx: ctx, t: t, heard: make(map[string][]string)}
 	l.SN = &leafsim.SN{Filters: []string{"command/#", "twin/#"}, Heard: l.hear}
@@ -96,6 +109,11 @@ func TestMQTTSN(t *testing.T) {
 	must(t, s.Cut(ctx))
 	acked := leaf.Stats().Acked
 	await("acknowledgements without the hub", func() bool { return leaf.Stats().Acked > acked+20 })
+	if r := s.Radio(); r != nil {
+		r.Device("node-1").Drop()
+		acked = leaf.Stats().Acked
+		await("acknowledgements over another connection", func() bool { return r.Device("node-1").Connects() == 2 && leaf.Stats().Acked > acked+20 })
+	}
 	must(t, s.Hub().Send(ctx, "node-1", "shut"))
 	s.Gateway().Kill()
 	must(t, s.StartGateway(ctx))
@@ -112,4 +130,5 @@ func TestMQTTSN(t *testing.T) {
 	}
 	l.work.Wait()
 	allArrived(ctx, t, s)
+	return s
 }

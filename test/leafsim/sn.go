@@ -3,6 +3,7 @@ package leafsim
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -13,10 +14,13 @@ import (
 	"github.com/fieldgate/fieldgate/drivers/serial/mqttsn"
 )
 
-// SN is a serial line on which the leaf speaks MQTT-SN, one message at a time. Its
-// session is kept by the gateway (no clean flag).
+// SN is a line on which the leaf speaks MQTT-SN, one message at a time: a serial one, or
+// another. Its session is kept by the gateway (no clean flag).
 type SN struct {
 	Link string // where to put the symbolic link to the port
+	// Open makes the leaf's end of a line that is no serial one; nil for one that is. It is
+	// closed in the end.
+	Open func() (io.ReadWriteCloser, error)
 	// Filters is what the leaf subscribes to with QoS 1, behind leaf/{id}/.
 	Filters []string
 	// Heard is called with each publication of the gateway, with the topic behind
@@ -24,8 +28,7 @@ type SN struct {
 	Heard func(topic string, payload []byte)
 
 	mu      sync.Mutex
-	leaf    *os.File // the leaf's end, guarded by mu like what follows; nil until dialled
-	port    *os.File // keeps the gateway's end open, as with Serial
+	leaf    io.ReadWriteCloser // the leaf's end, guarded by mu like what follows; nil until dialled
 	current *snConn
 	reader  sync.WaitGroup
 }
@@ -46,12 +49,16 @@ func (*SN) window(int) int { return 1 }
 func (s *SN) dial(ctx context.Context, leaf string, _ int) (conn, error) {
 	s.mu.Lock()
 	if s.leaf == nil {
-		var err error
-		if s.leaf, s.port, err = openTerminal(s.Link); err != nil {
+		open := s.Open
+		if open == nil {
+			open = s.openPort
+		}
+		end, err := open()
+		if err != nil {
 			s.mu.Unlock()
 			return nil, err
 		}
-		end := s.leaf
+		s.leaf = end
 		s.reader.Go(func() { s.read(end) })
 	}
 	c := &snConn{line: s, prefix: "leaf/" + leaf + "/", out: make(chan *Message), lost: make(chan struct{}), ids: make(map[string]uint16), names: make(map[uint16]string)}
@@ -77,8 +84,35 @@ func (s *SN) Publish(ctx context.Context, topic string, payload []byte) error {
 	return c.publish(ctx, topic, payload)
 }
 
-// read passes on what comes until the terminal is closed.
-func (s *SN) read(end *os.File) {
+// serialEnd is the leaf's end of a serial line.
+type serialEnd struct {
+	*os.File
+	port *os.File // keeps the gateway's end open, as with Serial
+	link string
+}
+
+func (s *SN) openPort() (io.ReadWriteCloser, error) {
+	leaf, port, err := openTerminal(s.Link)
+	if err != nil {
+		return nil, err
+	}
+	return &serialEnd{leaf, port, s.Link}, nil
+}
+
+func (e *serialEnd) Write(b []byte) (int, error) {
+	if err := errors.Join(control(e.port, endExclusive), e.SetWriteDeadline(time.Now().Add(answerTime))); err != nil {
+		return 0, err
+	}
+	return e.File.Write(b)
+}
+
+// Close takes the line away. Its errors do not matter: it is gone either way.
+func (e *serialEnd) Close() error {
+	return errors.Join(os.Remove(e.link), e.port.Close(), e.File.Close())
+}
+
+// read passes on what comes until the line is closed.
+func (s *SN) read(end io.Reader) {
 	var frames hdlc.Reader
 	buf := make([]byte, 1024)
 	for {
@@ -104,21 +138,14 @@ func (s *SN) write(m *mqttsn.Message) error {
 	if s.leaf == nil {
 		return os.ErrClosed
 	}
-	err := errors.Join(control(s.port, endExclusive), s.leaf.SetWriteDeadline(time.Now().Add(answerTime)))
-	if err != nil {
-		return err
-	}
-	_, err = s.leaf.Write(hdlc.Append(nil, m.Append(nil), false))
+	_, err := s.leaf.Write(hdlc.Append(nil, m.Append(nil), false))
 	return err
 }
 
 func (s *SN) close() {
 	s.mu.Lock()
 	if s.leaf != nil {
-		// Errors do not matter: the terminal is gone either way.
-		_ = os.Remove(s.Link)
-		_ = s.port.Close()
-		_ = s.leaf.Close()
+		_ = s.leaf.Close() // it is gone either way
 		s.leaf, s.current = nil, nil
 	}
 	s.mu.Unlock()

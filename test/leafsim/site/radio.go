@@ -31,9 +31,20 @@ type Radio struct {
 	bus     *fakebluez.Bus
 	dir     string // of the bus; a socket's path must be short
 	devices map[string]*fakebluez.Device
+	uarts   map[string]*fakebluez.UART // those of devices that have one
 	stop    context.CancelFunc
 	sending sync.WaitGroup
 }
+
+// onAir says that a leaf is around the Bluetooth adapter.
+func (k Kind) onAir() bool { return k == BTHome || k == Valve || k == NUS }
+
+// smallMTU is that of the poorest device (Core Specification, volume 3, part G, section
+// 5.2.1).
+const smallMTU = 23
+
+// Device is a leaf in the air.
+func (r *Radio) Device(id string) *fakebluez.Device { return r.devices[id] }
 
 // Radio is the adapter, nil where no leaf needs one.
 func (s *Site) Radio() *Radio { return s.radio }
@@ -45,14 +56,14 @@ func addressOf(n int) string { return fmt.Sprintf("C8:00:00:00:00:%02X", n) }
 func (s *Site) startRadio() (err error) {
 	n := 0
 	for _, d := range s.plan.Leaves {
-		if d.Kind == BTHome || d.Kind == Valve {
+		if d.Kind.onAir() {
 			n++
 		}
 	}
 	if n == 0 {
 		return nil
 	}
-	r := &Radio{devices: make(map[string]*fakebluez.Device)}
+	r := &Radio{devices: make(map[string]*fakebluez.Device), uarts: make(map[string]*fakebluez.UART)}
 	if r.dir, err = os.MkdirTemp("", "fieldgate-bus-"); err != nil {
 		return err
 	}
@@ -64,15 +75,20 @@ func (s *Site) startRadio() (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	for i, d := range s.plan.Leaves {
-		if d.Kind != BTHome && d.Kind != Valve {
+		if !d.Kind.onAir() {
 			continue
 		}
-		device := &fakebluez.Device{Address: addressOf(i), Name: d.ID}
-		if d.Kind == Valve {
+		device := &fakebluez.Device{Address: addressOf(i)}
+		switch d.Kind {
+		case NUS:
+			u := fakebluez.NewUART(addressOf(i), smallMTU, "write", "write-without-response")
+			r.uarts[d.ID], device = u, u.Device
+		case Valve:
 			device.Services = []fakebluez.Service{{UUID: valveService, Characteristics: []*fakebluez.Characteristic{
 				{UUID: valvePosition, Flags: []string{"read", "write", "notify"}, Value: []byte{0}},
 			}}}
 		}
+		device.Name = d.ID
 		r.devices[d.ID] = r.BlueZ.Add(device)
 		r.sending.Go(func() { r.advertise(ctx, device, d.Kind) })
 	}
@@ -123,6 +139,8 @@ func (s *Site) radioText(b *strings.Builder) {
 		switch d.Kind {
 		case BTHome:
 			fmt.Fprintf(b, "[[ble.advert]]\naddress = %q\nleaf = %q\nmin_interval = \"0s\"\n\n", addressOf(i), d.ID)
+		case NUS:
+			fmt.Fprintf(b, "[[ble.device]]\naddress = %q\nleaf = %q\npairing = \"none\"\nformat = \"mqtt-sn\"\n\n", addressOf(i), d.ID)
 		case Valve:
 			fmt.Fprintf(b, `[[ble.device]]
 address = %q

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -33,6 +34,7 @@ const (
 	Modbus             // a simulated Modbus slave, on one bus with the others of its kind
 	BTHome             // a sensor that advertises, around a simulated Bluetooth adapter
 	Valve              // a device that is connected and written to, there too
+	NUS                // MQTT-SN over the Nordic UART Service of a device, there too
 
 	Gateway // no leaf: the gateway's own device at the hub
 )
@@ -323,12 +325,15 @@ func (s *Site) Leaf(d Device, o leafsim.Options) (*leafsim.Leaf, error) {
 		o.Line = line
 		return leafsim.New(o), nil
 	}
-	if d.Kind == MQTTSN {
+	if d.Kind == MQTTSN || d.Kind == NUS {
 		line, _ := o.Line.(*leafsim.SN) // one that is to do more, or none
 		if line == nil {
 			line = &leafsim.SN{}
 		}
 		line.Link = s.port(d)
+		if d.Kind == NUS {
+			line.Open = func() (io.ReadWriteCloser, error) { return s.radio.uarts[d.ID], nil }
+		}
 		o.Line = line
 		return leafsim.New(o), nil
 	}
