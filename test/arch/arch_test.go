@@ -54,11 +54,12 @@ var mayImport = []arrow{
 	{"board/slots", nil},
 
 	// The shipped binary ties them together.
-	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "board/slots", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/editor", "cmd/fieldgate/revision", "cmd/fieldgate/firstboot"}},
+	{"cmd/fieldgate", []string{"gateway/...", "drivers/...", "modules/...", "board", "board/slots", "cmd/fieldgate/strict", "cmd/fieldgate/edit", "cmd/fieldgate/editor", "cmd/fieldgate/revision", "cmd/fieldgate/firstboot", "cmd/fieldgate/keypair"}},
 	{"cmd/fieldgate/strict", []string{"gateway"}},
 	{"cmd/fieldgate/edit", nil},
 	{"cmd/fieldgate/editor", nil},
 	{"cmd/fieldgate/revision", nil},
+	{"cmd/fieldgate/keypair", nil},
 	{"cmd/fieldgate/firstboot", []string{"cmd/fieldgate/edit", "cmd/fieldgate/strict"}},
 
 	// The hub on the bench shares no code with the gateway: if both spelt a

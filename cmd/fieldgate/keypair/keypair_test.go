@@ -1,0 +1,204 @@
+package keypair
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// TestMain is, in a process of its own, one that is killed in the middle of a change.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("KEYPAIR_DIR"); dir != "" {
+		steps, _ := strconv.Atoi(os.Getenv("KEYPAIR_STEPS"))
+		pass = func() {
+			if steps--; steps < 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}
+		if err := change(placeIn(dir), os.Getenv("KEYPAIR_CHANGE")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func placeIn(dir string) Place {
+	return Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "gw.key"), -1, -1}
+}
+
+// change goes back, or swaps in a pair whose files both say what.
+func change(p Place, what string) error {
+	if what == "back" {
+		return p.Back()
+	}
+	c, err := p.Stage([]byte(what), []byte(what))
+	if err != nil {
+		return err
+	}
+	return c.Swap()
+}
+
+// look returns what the pair says, "" if there is none. Its halves must fit.
+func look(t *testing.T, p Place) string {
+	t.Helper()
+	cert, err := os.ReadFile(p.Cert)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	key, failed := os.ReadFile(p.Key)
+	if err != nil || failed != nil || string(cert) != string(key) {
+		t.Fatalf("certificate %q, %v; key %q, %v", cert, err, key, failed)
+	}
+	return string(cert)
+}
+
+func mustChange(t *testing.T, p Place, what string) {
+	t.Helper()
+	if err := change(p, what); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func put(t *testing.T, p Place, text string) {
+	t.Helper()
+	for _, file := range []string{p.Cert, p.Key} {
+		if err := os.WriteFile(file, []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSwapAndBack(t *testing.T) {
+	for _, before := range []string{"", "by hand"} {
+		dir := t.TempDir()
+		p := placeIn(dir)
+		if before != "" {
+			put(t, p, before)
+		}
+		mustChange(t, p, "one")
+		if got := look(t, p); got != "one" {
+			t.Fatalf("holds %q", got)
+		}
+		if err := p.Back(); before == "" && !errors.Is(err, ErrNoFormer) || before != "" && (err != nil || look(t, p) != before) {
+			t.Errorf("back from the first: %v, %q", err, look(t, p))
+		}
+		mustChange(t, p, "two")
+		mustChange(t, p, "three")
+		mustChange(t, p, "back")
+		if got := look(t, p); got != "two" {
+			t.Errorf("back to %q", got)
+		}
+		mustChange(t, p, "back")
+		if got := look(t, p); got != "three" {
+			t.Errorf("and forth to %q", got)
+		}
+		if list, err := filepath.Glob(filepath.Join(dir, "gw.crt.d", "[0-9]*")); err != nil || len(list) != 2 {
+			t.Errorf("kept are %v", list)
+		}
+		for file, want := range map[string]fs.FileMode{p.Cert: 0o644, p.Key: 0o600} {
+			if info, err := os.Stat(file); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %v, %v", file, info.Mode(), err)
+			}
+		}
+	}
+}
+
+// Links work from wherever somebody looks, and where the folder is moved to.
+func TestPlacesApartAndMoved(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "secrets"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	apart := Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "secrets", "gw.key"), -1, -1}
+	mustChange(t, apart, "one")
+	mustChange(t, apart, "two")
+	if got := look(t, apart); got != "two" {
+		t.Errorf("holds %q", got)
+	}
+	from, to := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	if err := os.Mkdir(from, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustChange(t, placeIn(from), "one")
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+	mustChange(t, placeIn(to), "two")
+	if got := look(t, placeIn(to)); got != "two" {
+		t.Errorf("after a move it holds %q", got)
+	}
+}
+
+// What another program renews is left to it.
+func TestLinkOfOthersIsLeftAlone(t *testing.T) {
+	p := placeIn(t.TempDir())
+	put(t, Place{p.Cert + ".live", p.Key, -1, -1}, "live")
+	if err := os.Symlink("gw.crt.live", p.Cert); err != nil {
+		t.Fatal(err)
+	}
+	if err := change(p, "one"); !errors.Is(err, ErrElsewhere) {
+		t.Errorf("got %v", err)
+	}
+	if got := look(t, p); got != "live" {
+		t.Errorf("holds %q", got)
+	}
+}
+
+// Killed between any two steps, there is the old pair or the new one, whole, and the
+// next change works.
+func TestKilledAtEveryStep(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, change string
+		before       []string // how it came to be; "by hand" puts files
+		may          []string // what may be there after a kill
+	}{
+		{"first", "new", nil, []string{"", "new"}},
+		{"files put by hand", "new", []string{"by hand"}, []string{"by hand", "new"}},
+		{"renewal", "new", []string{"by hand", "one", "two"}, []string{"two", "new"}},
+		{"back", "back", []string{"one", "two"}, []string{"one", "two"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			steps := 0
+			for ended := false; !ended; steps++ {
+				p := placeIn(t.TempDir())
+				for _, b := range c.before {
+					if b == "by hand" {
+						put(t, p, b)
+						continue
+					}
+					mustChange(t, p, b)
+				}
+				cmd := exec.Command(self)
+				cmd.Env = append(os.Environ(), "KEYPAIR_DIR="+filepath.Dir(p.Cert), "KEYPAIR_CHANGE="+c.change, "KEYPAIR_STEPS="+strconv.Itoa(steps))
+				out, err := cmd.CombinedOutput()
+				ended = err == nil
+				if failed, ok := errors.AsType[*exec.ExitError](err); ok && failed.ExitCode() != -1 {
+					t.Fatalf("step %d: %v\n%s", steps, err, out)
+				}
+				if got := look(t, p); got != c.may[0] && got != c.may[1] {
+					t.Errorf("killed at step %d it holds %q", steps, got)
+				}
+				mustChange(t, p, "last")
+				if got := look(t, p); got != "last" {
+					t.Errorf("after step %d the next change gives %q", steps, got)
+				}
+			}
+			if steps < 5 {
+				t.Errorf("it has only %d steps", steps)
+			}
+		})
+	}
+}
