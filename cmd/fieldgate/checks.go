@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,7 @@ import (
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // The checks of what is on this machine.
@@ -195,33 +195,36 @@ func (x *examiner) driverError(name string) string {
 	return x.state.Drivers[i].Error
 }
 
-// renewSoon is from when on a certificate that leaves see is late to be replaced.
-const renewSoon = 14 * 24 * time.Hour
-
 func (x *examiner) checkCertificates(context.Context) (all []finding) {
 	now := x.clock().Wall
 	soonest := time.Time{}
-	for _, l := range x.cfg.Broker.Listeners {
+	d := desk{dir: x.cfg.Gateway.DataDir, name: x.cfg.Gateway.Name, place: x.cfg.place()}
+	for i, l := range x.cfg.Broker.Listeners {
 		if l.Plain {
 			continue
 		}
-		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+		pair, err := seal.KeyPair(l.CertFile, l.KeyFile)
 		if err != nil {
 			all = append(all, wrong(exitFailed, "the certificate of the listener at "+l.Address+" cannot be read", err, "look at it: openssl x509 -noout -text -in "+l.CertFile)...)
 			continue
 		}
 		c := pair.Leaf
-		replace := "put a new one into " + l.CertFile + ", then: systemctl restart fieldgate"
 		switch {
 		case now.After(c.NotAfter):
 			all = append(all, wrong(exitFailed, fmt.Sprintf("the certificate of the listener at %s has expired", l.Address),
-				fmt.Errorf("it was good until %s, leaves refuse it", c.NotAfter.UTC().Format(time.RFC3339)), replace)...)
+				fmt.Errorf("it was good until %s, leaves refuse it", stamp(c.NotAfter)), d.nextRenewal(c))...)
 		case now.Before(c.NotBefore):
 			all = append(all, wrong(exitFailed, fmt.Sprintf("the certificate of the listener at %s is not good yet", l.Address),
-				fmt.Errorf("it is from %s on: is the clock right?", c.NotBefore.UTC().Format(time.RFC3339)), "look at the clock: fieldgate check --id clock")...)
-		case c.NotAfter.Sub(now) < renewSoon:
+				fmt.Errorf("it is from %s on: is the clock right?", stamp(c.NotBefore)), "look at the clock: fieldgate check --id clock")...)
+		case !now.Before(renewFrom(c)):
 			all = append(all, finding{
-				Result: resultWarning, What: fmt.Sprintf("the certificate of the listener at %s expires in %s", l.Address, short(c.NotAfter.Sub(now))), Next: replace,
+				Result: resultWarning, What: fmt.Sprintf("the certificate of the listener at %s expires in %s", l.Address, short(c.NotAfter.Sub(now))), Next: d.nextRenewal(c),
+			})
+		}
+		if shown, known := x.shown(i); known && !shown.Equal(c.NotAfter) {
+			all = append(all, finding{
+				Result: resultWarning, What: fmt.Sprintf("the listener at %s shows another certificate than the one in its file", l.Address),
+				Why: fmt.Sprintf("that one is good until %s, the one in %s until %s", stamp(shown), l.CertFile, stamp(c.NotAfter)), Next: "systemctl reload fieldgate",
 			})
 		}
 		if soonest.IsZero() || c.NotAfter.Before(soonest) {
@@ -235,4 +238,13 @@ func (x *examiner) checkCertificates(context.Context) (all []finding) {
 		return fine("there is none")
 	}
 	return fine("good for %s", short(soonest.Sub(now)))
+}
+
+// shown is when the certificate expires that the daemon's listener shows, if it runs.
+func (x *examiner) shown(listener int) (time.Time, bool) {
+	if x.state == nil {
+		return time.Time{}, false
+	}
+	at, known := x.state.Certificates[listenerName(listener)]
+	return at, known
 }

@@ -43,6 +43,10 @@ type failure struct {
 	next string
 }
 
+// errNo is the answer of a command that is asked by its exit code. Nothing has failed,
+// and nothing more is said.
+var errNo = errors.New("no")
+
 func (f *failure) Error() string { return f.what + ": " + f.why.Error() }
 func (f *failure) Unwrap() error { return f.why }
 
@@ -69,6 +73,9 @@ func execute(ctx context.Context, args []string, std streams) int {
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if errors.Is(err, errNo) {
+		return exitFailed
 	}
 	f, ok := errors.AsType[*failure](err)
 	if !ok { // cobra could not make sense of the command line

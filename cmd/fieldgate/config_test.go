@@ -54,7 +54,7 @@ func certificate(t testing.TB) (cert, key string) {
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "gate-7.example"},
 		DNSNames:     []string{"gate-7.example"},
-		NotBefore:    time.Now().Add(-time.Hour),
+		NotBefore:    time.Now().Add(-4 * time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.Public(), secret)

@@ -29,7 +29,7 @@ func openAuthority(cfg *config) (*identity.Authority, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	a, err := identity.OpenAuthority(cfg.Gateway.Name, string(text), func(text string) error {
+	a, err := identity.OpenAuthority("Fieldgate leaves of "+cfg.Gateway.Name, string(text), func(text string) error {
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			return err
 		}

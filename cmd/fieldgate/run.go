@@ -285,7 +285,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
 		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
-		Devices: local, Window: g.window, Invite: g.invite, Authority: authority,
+		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
 	return g, nil
@@ -329,11 +329,14 @@ func (g *assembly) certificates(hub uplink.Transport) map[string]func() time.Tim
 	}
 	for i, l := range g.cfg.Broker.Listeners {
 		if !l.Plain {
-			all[fmt.Sprintf("listener%d", i)] = func() time.Time { return g.broker.CertificateExpiry(i) }
+			all[listenerName(i)] = func() time.Time { return g.broker.CertificateExpiry(i) }
 		}
 	}
 	return all
 }
+
+// listenerName is how the certificate of a listener is called in the state.
+func listenerName(i int) string { return fmt.Sprintf("listener%d", i) }
 
 // assembleDown joins the way down: the uplink hands what the hub sends to the
 // twins, which stand in front of it, and these ask the hub through the uplink.

@@ -181,20 +181,36 @@ func (b *Broker) Configure(cfg Config) error {
 	}
 	b.opening.Lock()
 	defer b.opening.Unlock()
+	if err := b.showLocked(cfg.Listeners); err != nil {
+		return err
+	}
+	b.table.SetAuthority(authority)
+	b.cfg.Store(&cfg)
+	return nil
+}
+
+// ReloadCertificates reads the certificates of listeners anew. Connections that are
+// there stay. After an error all listeners show what they showed before.
+func (b *Broker) ReloadCertificates() error {
+	b.opening.Lock()
+	defer b.opening.Unlock()
+	return b.showLocked(b.cfg.Load().Listeners)
+}
+
+// showLocked has the listeners show what is in their files, all of them or none.
+func (b *Broker) showLocked(cfgs []Listener) (err error) {
 	certs := make([]*tls.Certificate, len(b.listeners))
 	for i, l := range b.listeners {
 		if l.tls == nil {
 			continue
 		}
-		if certs[i], err = readCertificate(cfg.Listeners[i]); err != nil {
+		if certs[i], err = readCertificate(cfgs[i]); err != nil {
 			return err
 		}
 	}
 	for i, c := range certs {
 		b.listeners[i].cert.Store(c)
 	}
-	b.table.SetAuthority(authority)
-	b.cfg.Store(&cfg)
 	return nil
 }
 

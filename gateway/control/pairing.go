@@ -112,6 +112,14 @@ func (s *Server) rotateAuthority(w http.ResponseWriter, _ *http.Request) {
 	done(w, err)
 }
 
+func (s *Server) reloadCertificates(w http.ResponseWriter, _ *http.Request) {
+	err := s.ReloadCertificates()
+	if err == nil {
+		s.Log.Info("certificates of listeners are read anew")
+	}
+	done(w, err)
+}
+
 // OpenWindow opens a pairing window.
 func (c *Client) OpenWindow(ctx context.Context, o Opening) (out Opened, err error) {
 	err = c.change(ctx, http.MethodPost, "/v1/pairing", o, &out)
@@ -154,4 +162,10 @@ func (c *Client) Authority(ctx context.Context) (text string, err error) {
 // RotateAuthority gives it a new key.
 func (c *Client) RotateAuthority(ctx context.Context) error {
 	return c.change(ctx, http.MethodPost, "/v1/authority/rotate", nil, new(Result))
+}
+
+// ReloadCertificates has listeners show the certificates that are in their files now.
+// After an error they show what they showed before.
+func (c *Client) ReloadCertificates(ctx context.Context) error {
+	return c.change(ctx, http.MethodPost, "/v1/certificates/reload", nil, new(Result))
 }

@@ -66,6 +66,8 @@ type Parts struct {
 	Window    *pairing.Window
 	Invite    func(pairing.Code) string
 	Authority Authority
+	// ReloadCertificates reads those of listeners anew, all or none.
+	ReloadCertificates func() error
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
 	// Records returns the lines of the log with numbers above one, the oldest first.
@@ -189,6 +191,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/pairing/code", s.may(changing, s.windowCode))
 	mux.HandleFunc("GET /v1/authority", s.may(reading, s.authority))
 	mux.HandleFunc("POST /v1/authority/rotate", s.may(changing, s.rotateAuthority))
+	mux.HandleFunc("POST /v1/certificates/reload", s.may(changing, s.reloadCertificates))
 	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
 	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))

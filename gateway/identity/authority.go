@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,15 +12,17 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"sync"
 	"time"
 )
 
-// Authority is the gateway's own authority for certificates of leaves. It is made when
-// it is first needed. Safe for concurrent use.
+// Authority is one of the gateway's own authorities: that for certificates of leaves, or
+// that for what its listeners show. It is made when it is first needed. Safe for
+// concurrent use.
 type Authority struct {
-	name string
-	keep func(text string) error
+	title string
+	keep  func(text string) error
 
 	mu     sync.Mutex
 	key    *ecdsa.PrivateKey // guarded by mu; nil until it is made
@@ -27,7 +30,7 @@ type Authority struct {
 	former *x509.Certificate // guarded by mu; before the last rotation, nil for none
 }
 
-// Certificates of leaves say that they never expire (RFC 5280, section 4.1.2.5): when
+// Certificates of leaves and of authorities say that they never expire (RFC 5280, section 4.1.2.5): when
 // they are made the clock may be that of 1970, and what ends one is that the gateway
 // does not know it any more.
 var (
@@ -36,10 +39,10 @@ var (
 )
 
 // OpenAuthority makes an authority of the text that keep was given in an earlier
-// run, "" for none. keep must have the text, which holds its key, on flash when it
-// returns.
-func OpenAuthority(name, text string, keep func(text string) error) (*Authority, error) {
-	a := &Authority{name: name, keep: keep}
+// run, "" for none. Its name is the title and, behind it, what tells it from others of
+// that title. keep must have the text, which holds its key, on flash when it returns.
+func OpenAuthority(title, text string, keep func(text string) error) (*Authority, error) {
+	a := &Authority{title: title, keep: keep}
 	if text == "" {
 		return a, nil
 	}
@@ -80,13 +83,52 @@ func OpenAuthority(name, text string, keep func(text string) error) (*Authority,
 func (a *Authority) Sign(leaf string, csr *x509.CertificateRequest) (chain string, thumbprint [sha256.Size]byte, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.signLocked(&x509.Certificate{
+		Subject: pkix.Name{CommonName: leaf}, NotBefore: certFrom, NotAfter: certTo, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, csr.PublicKey)
+}
+
+// SignServer makes a certificate with which the holder of a key proves that it is the
+// server of those names, which are host names or IP addresses; there must be at least
+// one. It returns the chain in PEM form.
+func (a *Authority) SignServer(key crypto.PublicKey, names []string, from, to time.Time) (chain string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	template := &x509.Certificate{
+		Subject: pkix.Name{CommonName: names[0]}, NotBefore: from, NotAfter: to, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	template.DNSNames, template.IPAddresses = SplitNames(names)
+	chain, _, err = a.signLocked(template, key)
+	return chain, err
+}
+
+// SplitNames tells host names from IP addresses.
+func SplitNames(names []string) (hosts []string, addresses []net.IP) {
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			addresses = append(addresses, ip)
+		} else {
+			hosts = append(hosts, name)
+		}
+	}
+	return hosts, addresses
+}
+
+// Signed says whether the authority has signed a certificate, with the key that it has
+// now. Where there is no authority yet it has signed none.
+func (a *Authority) Signed(c *x509.Certificate) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cert != nil && c.CheckSignatureFrom(a.cert) == nil
+}
+
+// signLocked signs what stands in the template, for whoever has the key.
+func (a *Authority) signLocked(template *x509.Certificate, key crypto.PublicKey) (chain string, thumbprint [sha256.Size]byte, err error) {
 	if err := a.makeLocked(); err != nil {
 		return "", thumbprint, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serialNumber(), Subject: pkix.Name{CommonName: leaf}, NotBefore: certFrom, NotAfter: certTo,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
-	}, a.cert, csr.PublicKey, a.key)
+	template.SerialNumber, template.KeyUsage, template.BasicConstraintsValid = serialNumber(), x509.KeyUsageDigitalSignature, true
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key, a.key)
 	if err != nil {
 		return "", thumbprint, fmt.Errorf("cannot sign the certificate: %w", err)
 	}
@@ -132,7 +174,7 @@ func (a *Authority) renewLocked() error {
 	template := &x509.Certificate{
 		SerialNumber: number, NotBefore: certFrom, NotAfter: certTo,
 		// Of two with one name, clients that look for the issuer by name take the wrong one.
-		Subject:  pkix.Name{CommonName: fmt.Sprintf("Fieldgate leaves of %s %x", a.name, number.Bytes()[:4])},
+		Subject:  pkix.Name{CommonName: fmt.Sprintf("%s %x", a.title, number.Bytes()[:4])},
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)

@@ -222,7 +222,7 @@ func TestCheckNamesTheFault(t *testing.T) {
 			"own certificate expired", func(p *patient) {
 				must(p.t, site.MakeExpiredCertificates(p.path("ca.pem"), p.path("cert.pem"), p.path("key.pem")))
 			}, true,
-			"certificate", "error", 1, "has expired", "systemctl restart fieldgate",
+			"certificate", "error", 1, "has expired", "fieldgate cert import",
 		},
 		{
 			"full disk", func(p *patient) {

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// dated makes a certificate that has itself as its authority and is good from and until
+// times relative to now.
+func dated(t testing.TB, from, until time.Duration, names ...string) (cert, key []byte) {
+	t.Helper()
+	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "gate"}, DNSNames: names,
+		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(until),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.Public(), secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err = keyText(secret); err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key
+}
+
+func mustWrite(t testing.TB, name string, text []byte) string {
+	t.Helper()
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+const day = 24 * time.Hour
+
+// Whether a certificate is due is the same to needs-renewal, check and show, and the
+// metrics say the same end.
+func TestRenewalIsAgreedOn(t *testing.T) {
+	file := folder(t, exampleText(t))
+	dir := filepath.Dir(file)
+	for _, c := range []struct {
+		from, until time.Duration
+		code        int
+		result      result
+	}{
+		{-day, 364 * day, exitFailed, resultOK},
+		{-300 * day, 31 * day, exitFailed, resultOK},
+		{-300 * day, 29 * day, exitOK, resultWarning},
+		{-day, 2*day + time.Hour, exitFailed, resultOK}, // of one for three days a third
+		{-2 * day, day - time.Hour, exitOK, resultWarning},
+		{-300 * day, -time.Hour, exitOK, resultError},
+	} {
+		cert, key := dated(t, c.from, c.until, "gate-7.example")
+		mustWrite(t, filepath.Join(dir, "cert.pem"), cert)
+		mustWrite(t, filepath.Join(dir, "key.pem"), key)
+		if code, out, errs := fieldgate("cert", "needs-renewal", "--config", file); code != c.code || errs != "" {
+			t.Errorf("until %v needs-renewal ends with %d, want %d: %s%s", c.until, code, c.code, out, errs)
+		}
+		if code, out, _ := fieldgate("cert", "show", "--output", "jsonl", "--config", file); code != exitOK ||
+			!strings.Contains(out, fmt.Sprintf(`"needs_renewal":%v`, c.code == exitOK)) {
+			t.Errorf("until %v show says %s", c.until, out)
+		}
+		x := examiner{file: file, offline: true, timeout: time.Second}
+		for _, f := range x.examine(context.Background(), func(id string) bool { return id == "certificate" }) {
+			if f.Result != c.result {
+				t.Errorf("until %v check says %+v, want %s", c.until, f, c.result)
+			}
+		}
+	}
+	cert, key := dated(t, -day, 200*day, "gate-7.example")
+	mustWrite(t, filepath.Join(dir, "cert.pem"), cert)
+	mustWrite(t, filepath.Join(dir, "key.pem"), key)
+	d := start(t, file)
+	metrics := scrape(t, fmt.Sprint(d.logged("listening", "for", "metrics")["address"]))
+	_, chain, err := parseChain(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("fieldgate_certificate_expiry_timestamp_seconds{name=\"listener0\"} %v\n", float64(chain[0].NotAfter.Unix())); !strings.Contains(metrics, want) {
+		t.Errorf("the metrics do not say %s", want)
+	}
+	// A file that was changed, and nobody has told the daemon.
+	other, otherKey := dated(t, -day, 300*day, "gate-7.example")
+	mustWrite(t, filepath.Join(dir, "cert.pem"), other)
+	mustWrite(t, filepath.Join(dir, "key.pem"), otherKey)
+	socket := filepath.Join(dir, "control.sock")
+	d.logged("listening", "for", "control")
+	if _, out, _ := fieldgate("check", "--id", "daemon", "--id", "certificate", "--config", file, "--socket", socket); !strings.Contains(out, "shows another certificate than the one in its file") {
+		t.Errorf("check says\n%s", out)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A leaf that is connected stays so while the certificate is replaced; the next one sees
+// the new one. One that the daemon cannot use does not stay.
+func TestRenewalDropsNoLeaf(t *testing.T) {
+	file := folder(t, exampleText(t))
+	dir := filepath.Dir(file)
+	d := start(t, file)
+	address := fmt.Sprint(d.logged("ready", "", "")["addresses"].([]any)[0])
+	d.logged("listening", "for", "control")
+	trusted := x509.NewCertPool()
+	text, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
+	if err != nil || !trusted.AppendCertsFromPEM(text) {
+		t.Fatal(err)
+	}
+	leaf, err := tls.Dial("tcp", address, &tls.Config{RootCAs: trusted, ServerName: "gate-7.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leaf.Close()
+	_ = leaf.SetDeadline(time.Now().Add(2 * time.Minute))
+	say := func(what string, packet, want []byte) {
+		t.Helper()
+		if _, err := leaf.Write(packet); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(leaf, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s: the answer is % x, %v", what, got, err)
+		}
+	}
+	// CONNECT of MQTT 3.1.1 as pump-1 with its password, section 3.1.
+	login := "\x00\x04MQTT\x04\xc2\x00\x3c" + "\x00\x06pump-1" + "\x00\x06pump-1" + "\x00\x0bopen sesame"
+	say("login", append([]byte{0x10, byte(len(login))}, login...), []byte{0x20, 2, 0, 0})
+
+	socket := filepath.Join(dir, "control.sock")
+	code, out, errs := fieldgate("cert", "create", "--replace", "--name", "gate-7.example", "--config", file, "--socket", socket)
+	if code != exitOK {
+		t.Fatalf("create ended with %d: %s%s", code, out, errs)
+	}
+	say("ping", []byte{0xc0, 0}, []byte{0xd0, 0})
+	code, ca, errs := fieldgate("cert", "show", "--ca", "--config", file)
+	if code != exitOK {
+		t.Fatalf("show ended with %d: %s", code, errs)
+	}
+	trusted = x509.NewCertPool()
+	trusted.AppendCertsFromPEM([]byte(ca))
+	next, err := tls.Dial("tcp", address, &tls.Config{RootCAs: trusted, ServerName: "gate-7.example"})
+	if err != nil {
+		t.Fatalf("the next leaf does not see the new certificate: %v", err)
+	}
+	next.Close()
+	for i := range 3 {
+		if code, out, errs := fieldgate("cert", "renew", "--config", file, "--socket", socket); code != exitOK {
+			t.Fatalf("renewal %d ended with %d: %s%s", i, code, out, errs)
+		}
+	}
+	say("ping", []byte{0xc0, 0}, []byte{0xd0, 0})
+
+	// Where the new one is not seen, the old one comes back.
+	cert, key := dated(t, -day, day, "gate-7.example")
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	go func() {
+		for {
+			c, err := stranger.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte{1}) // which shakes hands
+			c.Close()
+		}
+	}()
+	rewrite(t, file, "address = \"127.0.0.1:0\"\ncert_file", "address = \""+stranger.Addr().String()+"\"\ncert_file")
+	before, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := fieldgate("cert", "renew", "--config", file, "--socket", socket); code != exitFailed || !strings.Contains(errs, "the old one is back in its place") {
+		t.Errorf("where another program has the port, renew ends with %d: %s", code, errs)
+	}
+	if after, err := os.ReadFile(filepath.Join(dir, "cert.pem")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file holds another certificate, %v", err)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// What somebody imports is refused or read, and keys in it go nowhere.
+func FuzzChain(f *testing.F) {
+	cert, key := dated(f, -day, day, "gate")
+	f.Add(cert)
+	f.Add(append(append([]byte("text\n"), key...), cert...))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		clean, chain, err := parseChain(text)
+		if err != nil {
+			return
+		}
+		if bytes.Contains(clean, []byte("PRIVATE KEY")) {
+			t.Errorf("%q became %q", text, clean)
+		}
+		if _, again, err := parseChain(clean); err != nil || len(again) != len(chain) {
+			t.Errorf("%q became %q: %v", text, clean, err)
+		}
+	})
+}
