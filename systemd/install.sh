@@ -22,6 +22,11 @@ put 644 "$here/sysusers.d/fieldgate.conf" "$lib/sysusers.d/fieldgate.conf"
 put 644 "$here/tmpfiles.d/fieldgate.conf" "$lib/tmpfiles.d/fieldgate.conf"
 put 644 "$here/udev/70-fieldgate.rules" "$lib/udev/rules.d/70-fieldgate.rules"
 put 755 "$here/20-fieldgate.motd" "$root/etc/update-motd.d/20-fieldgate"
+for page in "$here"/../docs/man/*; do
+	place=$root$prefix/share/man/man${page##*.}/$(basename "$page").gz
+	install -D -m 644 /dev/null "$place"
+	gzip -9nc "$page" >"$place"
+done
 if [ "$kind" = appliance ]; then
 	for unit in "$here"/appliance/*.service "$here"/appliance/*.timer; do
 		put 644 "$unit" "$lib/systemd/system/$(basename "$unit")"

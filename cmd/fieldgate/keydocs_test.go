@@ -18,7 +18,7 @@ import (
 	"testing"
 )
 
-var updateDocs = flag.Bool("update-docs", false, "write keydocs.go anew")
+var updateDocs = flag.Bool("update-docs", false, "write keydocs.go and the manual pages anew")
 
 const docsFile = "keydocs.go"
 

@@ -100,6 +100,11 @@ func TestPackage(t *testing.T) {
 	if !m.enabled() {
 		t.Error("the unit does not start with the machine")
 	}
+	for _, page := range []string{"man1/fieldgate.1.gz", "man1/fieldgate-config-set.1.gz", "man5/fieldgate-config.5.gz"} {
+		if text := must(t, "zcat", filepath.Join(m.root, "usr/share/man", page)); !strings.HasPrefix(text, ".TH FIELDGATE") {
+			t.Errorf("%s begins with %.40q", page, text)
+		}
+	}
 	if out := must(t, "dpkg", "--root="+m.root, "--verify", "fieldgate"); out != "" {
 		t.Errorf("files are not those of the package:\n%s", out)
 	}
