@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -75,13 +74,12 @@ func (g *assembly) invite(code pairing.Code) string {
 		if l.Plain || l.WebSocket {
 			continue
 		}
-		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
-		addresses := g.broker.Addrs()
-		if err != nil || i >= len(addresses) {
+		shown, addresses := g.broker.Certificate(i), g.broker.Addrs()
+		if shown == nil || i >= len(addresses) {
 			continue
 		}
 		_, port, _ := net.SplitHostPort(addresses[i].String())
-		print := sha256.Sum256(pair.Certificate[0])
+		print := sha256.Sum256(shown.Raw)
 		return fmt.Sprintf("FG:mqtt;%s;%x;%s", net.JoinHostPort(g.cfg.Gateway.Name, port), print, code.Text())
 	}
 	return "FG:mqtt;" + g.cfg.Gateway.Name + ";;" + code.Text()

@@ -329,7 +329,12 @@ func (g *assembly) certificates(hub uplink.Transport) map[string]func() time.Tim
 	}
 	for i, l := range g.cfg.Broker.Listeners {
 		if !l.Plain {
-			all[listenerName(i)] = func() time.Time { return g.broker.CertificateExpiry(i) }
+			all[listenerName(i)] = func() (expiry time.Time) {
+				if c := g.broker.Certificate(i); c != nil {
+					expiry = c.NotAfter
+				}
+				return expiry
+			}
 		}
 	}
 	return all

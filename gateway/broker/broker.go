@@ -214,15 +214,15 @@ func (b *Broker) showLocked(cfgs []Listener) (err error) {
 	return nil
 }
 
-// CertificateExpiry returns when the certificate of a listener expires, by its place
-// in the configuration; zero for a plain one, and before Run.
-func (b *Broker) CertificateExpiry(i int) time.Time {
+// Certificate returns the certificate that a listener shows, by its place in the
+// configuration; nil for a plain one, and before Run. It must not be changed.
+func (b *Broker) Certificate(i int) *x509.Certificate {
 	b.opening.Lock()
 	defer b.opening.Unlock()
-	if i >= len(b.listeners) || b.listeners[i].tls == nil || b.listeners[i].cert.Load().Leaf == nil {
-		return time.Time{}
+	if i >= len(b.listeners) || b.listeners[i].tls == nil {
+		return nil
 	}
-	return b.listeners[i].cert.Load().Leaf.NotAfter
+	return b.listeners[i].cert.Load().Leaf
 }
 
 // readAuthority reads the authority in a file with which leaves may prove
