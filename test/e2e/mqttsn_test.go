@@ -68,7 +68,7 @@ func mqttsnStory(t *testing.T, kind site.Kind) *site.Site {
 	s := running(ctx, t, site.Plan{Leaves: []site.Device{node}})
 	l := &snLeaf{ctx: ctx, t: t, heard: make(map[string][]string)}
 	l.SN = &leafsim.SN{Filters: []string{"command/#", "twin/#"}, Heard: l.hear}
-	leaf, err := s.Leaf(node, leafsim.Options{Line: l.SN, Rate: 20, AlarmEvery: 10})
+	leaf, err := s.Leaf(node, leafsim.Options{Line: l.SN, Rate: 40, AlarmEvery: 10})
 	must(t, err)
 	ended := make(chan error, 1)
 	go func() { ended <- leaf.Run(ctx) }()

@@ -114,6 +114,11 @@ func (r *Radio) advertise(ctx context.Context, d *fakebluez.Device, kind Kind) {
 	}
 }
 
+// Tell has a valve notify that it stands at a position, and says whether the gateway listens.
+func (r *Radio) Tell(valve string, position byte) bool {
+	return r.devices[valve].Set(valvePosition, []byte{position})
+}
+
 // Position is where a valve was moved to last.
 func (r *Radio) Position(valve string) int {
 	list := r.devices[valve].Written()
@@ -152,6 +157,7 @@ uuid = %q
 name = "position"
 format = "uint8"
 read = "once"
+notify = true
 command = "position"
 method = "position"
 

@@ -3,6 +3,7 @@ package drivers_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -24,6 +25,7 @@ import (
 func TestMQTTSN(t *testing.T) {
 	k := drivers.Kind{
 		Inflight: 1, // as many as a client has
+		Repeats:  true,
 		Driver: func(t testing.TB, port string) gateway.Driver {
 			c := mqttsn.DefaultPortConfig()
 			c.Port, c.Leaf, c.Link.Predefined = port, "leaf", map[string]string{"1": "telemetry"}
@@ -32,7 +34,7 @@ func TestMQTTSN(t *testing.T) {
 			return d
 		},
 		Wire: func(_ testing.TB, port string) drivers.Wire {
-			return &node{port: port, news: make(chan struct{}, 1)}
+			return &serialNode{node: newNode(), port: port}
 		},
 	}
 	k.Run(t)
@@ -41,9 +43,39 @@ func TestMQTTSN(t *testing.T) {
 // node is an MQTT-SN client that publishes its readings one after the other with
 // QoS 1, each until it is acknowledged.
 type node struct {
-	port        string
 	said, acked atomic.Int64
 	news        chan struct{} // capacity 1: there is something to say
+	heard       chan *mqttsn.Message
+}
+
+func newNode() node {
+	return node{news: make(chan struct{}, 1), heard: make(chan *mqttsn.Message, 100)}
+}
+
+// listen reads until the line is closed. What is not asked for is lost.
+func (n *node) listen(far io.Reader) {
+	var frames hdlc.Reader
+	buf := make([]byte, 256)
+	for {
+		got, err := far.Read(buf)
+		if err != nil {
+			return
+		}
+		frames.Feed(buf[:got], func(content []byte) {
+			if m, err := mqttsn.Parse(slices.Clone(content)); err == nil {
+				select {
+				case n.heard <- m:
+				default:
+				}
+			}
+		})
+	}
+}
+
+// serialNode is one on a serial line.
+type serialNode struct {
+	node
+	port string
 
 	far    *os.File
 	near   *os.File // keeps the line there while no driver has it open
@@ -51,7 +83,7 @@ type node struct {
 	work   sync.WaitGroup
 }
 
-func (n *node) Plug(t testing.TB) {
+func (n *serialNode) Plug(t testing.TB) {
 	t.Helper()
 	far, near, err := pty.Open()
 	must(t, err)
@@ -60,48 +92,34 @@ func (n *node) Plug(t testing.TB) {
 	n.far, n.near = far, near
 	ctx, cancel := context.WithCancel(context.Background())
 	n.unplug = cancel
-	heard := make(chan *mqttsn.Message, 100)
-	n.work.Go(func() {
-		var frames hdlc.Reader
-		buf := make([]byte, 256)
-		for {
-			got, err := far.Read(buf)
-			if err != nil {
-				return
-			}
-			frames.Feed(buf[:got], func(content []byte) {
-				if m, err := mqttsn.Parse(slices.Clone(content)); err == nil {
-					select {
-					case heard <- m:
-					case <-ctx.Done():
-					}
-				}
-			})
-		}
-	})
-	n.work.Go(func() { n.publish(ctx, far, heard) })
+	n.work.Go(func() { n.listen(far) })
+	n.work.Go(func() { n.publish(ctx, far) })
 }
 
-// publish publishes what there is to say.
-func (n *node) publish(ctx context.Context, far *os.File, heard <-chan *mqttsn.Message) {
+// publish publishes what there is to say. In between it looks whether its session is there
+// still.
+func (n *node) publish(ctx context.Context, far io.Writer) {
 	connected := false
 	for ctx.Err() == nil {
 		next := n.acked.Load() + 1
 		m := &mqttsn.Message{Type: mqttsn.Connect, Protocol: mqttsn.Protocol, Flags: mqttsn.Flags{Clean: true}, Text: []byte("leaf")}
 		switch {
-		case next > n.said.Load():
+		case connected && next > n.said.Load():
 			select {
 			case <-n.news:
+				continue
 			case <-ctx.Done():
+				continue
+			case <-time.After(100 * time.Millisecond):
+				m = &mqttsn.Message{Type: mqttsn.PingReq}
 			}
-			continue
 		case connected:
 			m = &mqttsn.Message{
 				Type: mqttsn.Publish, Flags: mqttsn.Flags{QoS: 1, Topic: mqttsn.Predefined}, TopicID: 1, MessageID: uint16(next),
 				Data: strconv.AppendInt(nil, next, 10),
 			}
 		}
-		answer := ask(ctx, far, heard, m)
+		answer := n.ask(ctx, far, m)
 		switch {
 		case answer == nil:
 		case answer.Type == mqttsn.Disconnect:
@@ -110,6 +128,7 @@ func (n *node) publish(ctx context.Context, far *os.File, heard <-chan *mqttsn.M
 			time.Sleep(10 * time.Millisecond) // congestion
 		case answer.Type == mqttsn.ConnAck:
 			connected = true
+		case answer.Type == mqttsn.PingResp:
 		default:
 			n.acked.Store(next)
 		}
@@ -117,7 +136,7 @@ func (n *node) publish(ctx context.Context, far *os.File, heard <-chan *mqttsn.M
 }
 
 // ask sends a message until there is an answer, and nil at the end.
-func ask(ctx context.Context, far *os.File, heard <-chan *mqttsn.Message, m *mqttsn.Message) *mqttsn.Message {
+func (n *node) ask(ctx context.Context, far io.Writer, m *mqttsn.Message) *mqttsn.Message {
 	for {
 		if _, err := far.Write(hdlc.Append(nil, m.Append(nil), false)); err != nil {
 			return nil
@@ -126,8 +145,8 @@ func ask(ctx context.Context, far *os.File, heard <-chan *mqttsn.Message, m *mqt
 		again := time.After(200 * time.Millisecond)
 		for waiting := true; waiting; {
 			select {
-			case a := <-heard:
-				if a.Type == mqttsn.Disconnect || a.Type == mqttsn.ConnAck && m.Type == mqttsn.Connect ||
+			case a := <-n.heard:
+				if a.Type == mqttsn.Disconnect || a.Type == mqttsn.ConnAck && m.Type == mqttsn.Connect || a.Type == mqttsn.PingResp && m.Type == mqttsn.PingReq ||
 					a.Type == mqttsn.PubAck && a.MessageID == m.MessageID && m.Type == mqttsn.Publish {
 					return a
 				}
@@ -140,7 +159,7 @@ func ask(ctx context.Context, far *os.File, heard <-chan *mqttsn.Message, m *mqt
 	}
 }
 
-func (n *node) Unplug() {
+func (n *serialNode) Unplug() {
 	if n.far == nil {
 		return
 	}
@@ -160,9 +179,9 @@ func (n *node) Say(_ testing.TB, reading int) {
 	}
 }
 
-func (n *node) Half(t testing.TB) { n.Noise(t, []byte{0x7E, 0x0A}) }
+func (n *serialNode) Half(t testing.TB) { n.Noise(t, []byte{0x7E, 0x0A}) }
 
-func (n *node) Noise(t testing.TB, noise []byte) {
+func (n *serialNode) Noise(t testing.TB, noise []byte) {
 	t.Helper()
 	must(t, n.far.SetWriteDeadline(time.Now().Add(30*time.Second)))
 	_, err := n.far.Write(noise)

@@ -19,6 +19,14 @@ type Kind struct {
 	// Polled: the driver asks, and the leaf cannot be sure that each of its readings
 	// is seen. What arrives are the newest, in their order.
 	Polled bool
+	// Aired: what the leaf sends cannot be held back. At the bound it is dropped, and
+	// counted as "full".
+	Aired bool
+	// Repeats: the leaf sends again what it was not told to be safe.
+	Repeats bool
+	// There says how it is with the port: whether it is there, how often it has come, and
+	// why it is not there. nil: as the state of the driver says.
+	There func(gateway.DriverState) (up bool, ups int64, why error)
 	// Inflight is how many messages the driver of Driver may have with the gateway
 	// without being in custody.
 	Inflight int
@@ -47,6 +55,9 @@ type Wire interface {
 	// kind of leaf that is told nothing.
 	Acked() int
 }
+
+// lossy says that readings may be left out.
+func (k *Kind) lossy() bool { return k.Polled || k.Aired }
 
 // Run runs the suite.
 func (k *Kind) Run(t *testing.T) {
@@ -83,6 +94,7 @@ type bench struct {
 	wire   Wire
 	driver gateway.Driver
 	stop   func()
+	notes  Notes
 
 	mu      sync.Mutex
 	taken   []int // readings in custody, in order
@@ -100,7 +112,7 @@ func (b *bench) start() {
 	b.wants = make(map[string]gateway.Interest)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- b.driver.Run(ctx, gateway.Ways{Up: b, Attendance: b}) }()
+	go func() { ended <- b.driver.Run(ctx, gateway.Ways{Up: b, Attendance: b, Notes: &b.notes}) }()
 	b.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -153,6 +165,37 @@ func (b *bench) Attend(leaf string, _ gateway.Reach, wants gateway.Interest) {
 	b.wants[leaf] = wants
 }
 
+// Notes are notes in memory. They outlive drivers. Safe for concurrent use.
+type Notes struct{ all sync.Map }
+
+type noteKey struct{ kind, name string }
+
+// Note is described at gateway.Notes.
+func (n *Notes) Note(kind, name string) ([]byte, error) {
+	v, _ := n.all.Load(noteKey{kind, name})
+	text, _ := v.([]byte)
+	return text, nil
+}
+
+// SetNotes is described at gateway.Notes.
+func (n *Notes) SetNotes(kind string, values map[string][]byte) error {
+	for name, v := range values {
+		n.all.Store(noteKey{kind, name}, v)
+	}
+	return nil
+}
+
+// EachNote is described at gateway.Notes.
+func (n *Notes) EachNote(kind string, f func(string, []byte) error) (err error) {
+	n.all.Range(func(k, v any) bool {
+		if key, text := k.(noteKey), v.([]byte); key.kind == kind && text != nil {
+			err = f(key.name, text)
+		}
+		return err == nil
+	})
+	return err
+}
+
 func (b *bench) until(what string, met func() bool) {
 	b.Helper()
 	for end := time.Now().Add(30 * time.Second); !met(); time.Sleep(time.Millisecond) {
@@ -171,16 +214,34 @@ func (b *bench) last() int {
 	return b.taken[len(b.taken)-1]
 }
 
+// there says how it is with the port.
+func (b *bench) there() (up bool, ups int64, why error) {
+	s := b.driver.State()
+	if b.kind.There != nil {
+		return b.kind.There(s)
+	}
+	return s.Up, s.Ups, s.Err
+}
+
 // up waits until the port is open.
 func (b *bench) up() {
 	b.Helper()
-	b.until("the port to be open", func() bool { return b.driver.State().Up })
+	b.until("the port to be open", func() bool { up, _, _ := b.there(); return up })
 }
 
 // arrive waits until reading n is in custody.
 func (b *bench) arrive(n int) {
 	b.Helper()
 	b.until("a reading to be in custody", func() bool { return b.last() >= n })
+}
+
+// told waits until reading n is in custody, and a leaf that would send it again knows.
+func (b *bench) told(n int) {
+	b.Helper()
+	b.arrive(n)
+	if b.kind.Repeats {
+		b.until("the leaf to be told", func() bool { return b.wire.Acked() >= n })
+	}
 }
 
 // ordered judges what is in custody: every reading once and in order, of a polled
@@ -194,7 +255,7 @@ func (b *bench) ordered() {
 		if i > 0 {
 			before = b.taken[i-1]
 		}
-		if n < before || !b.kind.Polled && n != before+1 {
+		if n < before || !b.kind.lossy() && n != before+1 {
 			b.Errorf("reading %d came after %d: %v", n, before, b.taken)
 			return
 		}
@@ -251,7 +312,7 @@ func (b *bench) order() {
 	b.up()
 	for n := 1; n <= 12; n++ {
 		b.wire.Say(b, n)
-		if b.kind.Polled {
+		if b.kind.lossy() {
 			b.arrive(n)
 		}
 	}
@@ -270,15 +331,23 @@ func (b *bench) backpressure() {
 	most := 2 * b.kind.Inflight
 	for n := 1; n <= most; n++ {
 		b.wire.Say(b, n)
-		if b.kind.Polled && n <= b.kind.Inflight {
+		if b.kind.lossy() && n <= b.kind.Inflight {
 			b.until("the reading to be with the gateway", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.waiting >= n })
 		}
 	}
 	b.until("the bound to be reached", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.waiting == b.kind.Inflight })
+	if b.kind.Aired {
+		b.until("the rest to be dropped", func() bool { return b.driver.State().Discarded["full"] == int64(most-b.kind.Inflight) })
+	}
 	b.mu.Lock()
 	b.hold = nil
 	b.mu.Unlock()
 	close(hold)
+	if b.kind.Aired {
+		b.until("what was kept to be in custody", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.taken) == b.kind.Inflight })
+		most++
+		b.wire.Say(b, most)
+	}
 	b.arrive(most)
 	if b.most > b.kind.Inflight {
 		b.Errorf("%d messages were with the gateway, the bound is %d", b.most, b.kind.Inflight)
@@ -292,7 +361,7 @@ func (b *bench) restart() {
 		b.start()
 		b.up()
 		b.wire.Say(b, n)
-		b.arrive(n)
+		b.told(n)
 		b.stop()
 	}
 	b.ordered()
@@ -306,12 +375,12 @@ func (b *bench) removal() {
 		b.wire.Plug(b)
 		b.up()
 		b.wire.Say(b, n)
-		b.arrive(n)
+		b.told(n)
 		b.wire.Half(b)
 		b.wire.Unplug()
-		b.until("the loss to be noticed", func() bool { s := b.driver.State(); return !s.Up && s.Err != nil })
+		b.until("the loss to be noticed", func() bool { up, _, why := b.there(); return !up && why != nil })
 	}
-	if ups := b.driver.State().Ups; ups != 3 {
+	if _, ups, _ := b.there(); ups != 3 {
 		b.Errorf("the port came up %d times, want 3", ups)
 	}
 	b.ordered()
@@ -369,9 +438,9 @@ func cpu() time.Duration {
 // absence: a port that is not there is a state, with its reason, and no error.
 func (b *bench) absence() {
 	b.start()
-	b.until("the reason", func() bool { return b.driver.State().Err != nil })
+	b.until("the reason", func() bool { _, _, why := b.there(); return why != nil })
 	s := b.driver.State()
-	if s.Up || s.Name != b.driver.Name() || s.Kind == "" || s.Since.IsZero() || errors.Is(s.Err, context.Canceled) {
+	if up, _, why := b.there(); up || s.Name != b.driver.Name() || s.Kind == "" || b.kind.There == nil && s.Since.IsZero() || errors.Is(why, context.Canceled) {
 		b.Errorf("state %+v", s)
 	}
 	b.wire.Plug(b)
