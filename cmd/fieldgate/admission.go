@@ -163,14 +163,14 @@ with 9 if there is a leaf of that name already.`,
 			if err != nil {
 				return r.failed("cannot add the leaf", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, out)
+			if !r.forPeople() {
+				return encode(std.out, r.output, out)
 			}
 			printAdmitted(std, &out, bare)
 			return nil
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, textForms...)
 	c.Flags().StringVar(&a.Auth, "auth", "", "how it is proven to the hub: key, relay or gateway; by default what is usual here")
 	c.Flags().StringVar(&keyFile, "hub-key-file", "", "its key at the hub is in `FILE`; - is standard input")
 	c.Flags().StringVar(&a.Thumbprint, "thumbprint", "", "SHA-1 or SHA-256 of its certificate, in hexadecimal `DIGITS`")

@@ -37,8 +37,8 @@ the strongest first.`,
 			if err != nil {
 				return r.failed("cannot listen", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, found)
+			if !r.forPeople() {
+				return encode(std.out, r.output, found)
 			}
 			t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "ADDRESS\tDBM\tPAIRED\tNAME")
@@ -55,7 +55,7 @@ the strongest first.`,
 			return t.Flush()
 		},
 	}
-	r.flags(c, "table", "json")
+	r.flags(c, forms...)
 	c.Flags().DurationVar(&length, "for", 5*time.Second, "how long to listen, up to "+short(control.MaxScan))
 	return c
 }

@@ -29,7 +29,7 @@ type applying struct {
 
 func (a *applying) allFlags(c *cobra.Command) {
 	a.list = "run: fieldgate config history"
-	a.flags(c, "text", "json")
+	a.flags(c, textForms...)
 	c.Flags().DurationVar(&a.confirm, "confirm", 2*time.Minute, "`TIME` in which the connection to the hub has to be back; 0 for never going back")
 	c.Flags().BoolVar(&a.restart, "restart", false, "let the gateway start again if a key needs that; leaves connect again")
 	c.Flags().BoolVar(&a.look, "dry-run", false, "only say what would change")
@@ -144,7 +144,7 @@ func (a *applying) apply(ctx context.Context, std streams, change control.Config
 		return a.failed(what, err)
 	}
 	text := std.out
-	if a.output == "json" {
+	if !a.forPeople() {
 		text = io.Discard
 	}
 	printChanges(text, out.Changes)
@@ -161,8 +161,8 @@ func (a *applying) apply(ctx context.Context, std streams, change control.Config
 			return err
 		}
 	}
-	if a.output == "json" {
-		if err := writeJSON(std.out, appliedResult{out, why}); err != nil {
+	if !a.forPeople() {
+		if err := encode(std.out, a.output, appliedResult{out, why}); err != nil {
 			return err
 		}
 	}
@@ -233,8 +233,8 @@ things: there may be secrets in them.`,
 			if err != nil {
 				return r.failed("cannot list the configurations", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, list)
+			if !r.forPeople() {
+				return encode(std.out, r.output, list)
 			}
 			t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "REVISION\tTIME\tBY\tSTATE")
@@ -252,7 +252,7 @@ things: there may be secrets in them.`,
 		},
 	}
 	r.list = "run: fieldgate config history"
-	r.flags(c, "table", "json")
+	r.flags(c, forms...)
 	return c
 }
 
@@ -265,8 +265,8 @@ func printRevision(ctx context.Context, r *remote, out io.Writer, number string)
 	if err != nil {
 		return r.failed("cannot print the configuration", err)
 	}
-	if r.output == "json" {
-		return writeJSON(out, files)
+	if !r.forPeople() {
+		return encode(out, r.output, files)
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		fmt.Fprintf(out, "# %s\n%s\n", name, files[name])

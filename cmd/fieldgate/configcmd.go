@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -25,26 +24,16 @@ func defaultConfig() string {
 
 // local is what subcommands that read the configuration file have in common.
 type local struct {
-	file   string
-	output string
+	formFlag
+
+	file string
 }
 
 // flags adds the common flags; formats are what --output takes, the first one is the
 // default.
 func (l *local) flags(c *cobra.Command, formats ...string) {
 	c.Flags().StringVarP(&l.file, "config", "c", defaultConfig(), "configuration `FILE`")
-	outputFlag(c, &l.output, formats...)
-}
-
-// outputFlag adds --output; the first of the formats is the default.
-func outputFlag(c *cobra.Command, output *string, formats ...string) {
-	c.Flags().StringVarP(output, "output", "o", formats[0], fmt.Sprintf("`FORMAT`, one of %v", formats))
-	c.PreRunE = func(*cobra.Command, []string) error {
-		if slices.Contains(formats, *output) {
-			return nil
-		}
-		return fmt.Errorf("unknown format %q for --output: write one of %v", *output, formats)
-	}
+	l.flag(c, formats...)
 }
 
 // read reads the configuration.
@@ -57,7 +46,7 @@ func (l *local) read() (*settings, error) {
 }
 
 func listKeysCommand(std streams) *cobra.Command {
-	var output string
+	var form formFlag
 	var doc bool
 	c := &cobra.Command{
 		Use:   "list [TABLE]",
@@ -76,8 +65,8 @@ interrupted, "reconnect" the connection to the hub is replaced while leaves stay
 				return &failure{exitNotFound, "there is no table " + args[0], fmt.Errorf("no key begins with %q", args[0]), "run: fieldgate config list"}
 			}
 			switch {
-			case output == "json":
-				return writeJSON(std.out, keys)
+			case !form.forPeople():
+				return encode(std.out, form.output, keys)
 			case doc:
 				printDocs(std.out, keys)
 				return nil
@@ -86,7 +75,7 @@ interrupted, "reconnect" the connection to the hub is replaced while leaves stay
 		},
 	}
 	c.Flags().BoolVar(&doc, "doc", false, "say what each key means")
-	outputFlag(c, &output, "table", "json")
+	form.flag(c, forms...)
 	return c
 }
 

@@ -61,7 +61,7 @@ leaf[id=pump-1].key_file or leaf[0].key_file.`,
 			})
 		},
 	}
-	l.flags(c, "text", "json")
+	l.flags(c, textForms...)
 	return c
 }
 
@@ -89,7 +89,7 @@ that is not set is left alone.`,
 			})
 		},
 	}
-	l.flags(c, "text", "json")
+	l.flags(c, textForms...)
 	return c
 }
 
@@ -181,8 +181,8 @@ func (l *local) report(out io.Writer, before *settings, file string) error {
 		return err
 	}
 	all := difference(before, after)
-	if l.output == "json" {
-		return writeJSON(out, struct {
+	if !l.forPeople() {
+		return encode(out, l.output, struct {
 			File    string      `json:"file"`
 			Changes []differing `json:"changes"`
 		}{file, all})

@@ -31,8 +31,8 @@ and the like that stand in files of leaf.d are found there.`,
 			if err != nil {
 				return err
 			}
-			if l.output == "json" {
-				return writeJSON(std.out, toldAll(found))
+			if !l.forPeople() {
+				return encode(std.out, l.output, toldAll(found))
 			}
 			for _, one := range found {
 				text, plain := one.value.(string)
@@ -48,7 +48,7 @@ and the like that stand in files of leaf.d are found there.`,
 			return nil
 		},
 	}
-	l.flags(c, "text", "json")
+	l.flags(c, textForms...)
 	return c
 }
 
@@ -86,14 +86,14 @@ in the files that the configuration names.`,
 			if err != nil {
 				return err
 			}
-			if l.output == "json" {
-				return writeJSON(std.out, s.nested())
+			if !l.forPeople() {
+				return encode(std.out, l.output, s.nested())
 			}
 			s.print(std.out)
 			return nil
 		},
 	}
-	l.flags(c, "toml", "json")
+	l.flags(c, "toml", "json", "yaml", "jsonl")
 	return c
 }
 
@@ -197,13 +197,13 @@ leaf.d are left out. Exit code 0, whether there is a difference or not.`,
 				}
 			}
 			all := difference(sides[0], sides[1])
-			if l.output == "json" {
-				return writeJSON(std.out, all)
+			if !l.forPeople() {
+				return encode(std.out, l.output, all)
 			}
 			return printDifference(std.out, all)
 		},
 	}
-	l.flags(c, "table", "json")
+	l.flags(c, forms...)
 	return c
 }
 

@@ -113,7 +113,7 @@ func showDeviceCommand(std streams) *cobra.Command {
 			return nil
 		},
 	}
-	r.flags(c, "text", "json", "yaml", "jsonl")
+	r.flags(c, textForms...)
 	return c
 }
 
@@ -144,7 +144,7 @@ standard error, or stands in the JSON form.`,
 			return writeJSON(std.out, t.Twin)
 		},
 	}
-	r.flags(c, "text", "json", "yaml", "jsonl")
+	r.flags(c, textForms...)
 	return c
 }
 

@@ -15,11 +15,18 @@ import (
 // the first one for people. Names in the others are stable.
 var forms = []string{"table", "json", "yaml", "jsonl"}
 
-// formFlag is the flag --output.
-type formFlag struct{ output string }
+// textForms are the same for commands that do not list.
+var textForms = []string{"text", "json", "yaml", "jsonl"}
 
-// flag adds it; forms are what it takes, the first one is the default.
+// formFlag is the flag --output.
+type formFlag struct {
+	output string
+	people string // the form for people
+}
+
+// flag adds it; forms are what it takes, the first one is for people and the default.
 func (f *formFlag) flag(c *cobra.Command, forms ...string) {
+	f.people = forms[0]
 	c.Flags().StringVarP(&f.output, "output", "o", forms[0], fmt.Sprintf("`FORMAT`, one of %v", forms))
 	c.PreRunE = func(*cobra.Command, []string) error {
 		if slices.Contains(forms, f.output) {
@@ -30,7 +37,7 @@ func (f *formFlag) flag(c *cobra.Command, forms ...string) {
 }
 
 // forPeople says that the form asked for is not one for programs.
-func (f *formFlag) forPeople() bool { return f.output == "table" || f.output == "text" }
+func (f *formFlag) forPeople() bool { return f.output == f.people }
 
 // encode writes v as JSON, as YAML, or as lines of JSON, one for each element
 // where v is a list.

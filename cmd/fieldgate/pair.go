@@ -123,7 +123,7 @@ codes were tried of late.`,
 			return printWindow(std.out, &r, &w, qr)
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, textForms...)
 	c.Flags().DurationVar(&limit, "for", pairing.DefaultWindow, "how long, up to "+short(pairing.MaxWindow))
 	c.Flags().BoolVar(&o.Auto, "auto", false, "approve whoever has the code")
 	c.Flags().StringVar(&o.Auth, "auth", "", "how the leaf is proven to the hub: key or gateway; by default what is usual here")
@@ -132,8 +132,8 @@ codes were tried of late.`,
 }
 
 func printWindow(out io.Writer, r *remote, w *control.Opened, qr bool) error {
-	if r.output == "json" {
-		return writeJSON(out, w)
+	if !r.forPeople() {
+		return encode(out, r.output, w)
 	}
 	fmt.Fprintf(out, "code   %s\nuntil  %s\n", w.Code, w.Until.Format(time.RFC3339))
 	if qr {
@@ -162,7 +162,7 @@ func windowCodeCommand(std streams) *cobra.Command {
 			return printWindow(std.out, &r, &w, qr)
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, textForms...)
 	c.Flags().BoolVar(&qr, "qr", false, "show a QR code as well")
 	return c
 }
@@ -181,14 +181,14 @@ SHA-256 of its key to compare with what the leaf shows, and how the last window 
 			if err != nil {
 				return r.failed("cannot read the state of the pairing window", err)
 			}
-			if r.output == "json" {
-				return writeJSON(std.out, s)
+			if !r.forPeople() {
+				return encode(std.out, r.output, s)
 			}
 			printWindowState(std.out, &s, time.Now())
 			return nil
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, textForms...)
 	return c
 }
 

@@ -58,7 +58,7 @@ func serialCommand(std streams) *cobra.Command {
 
 func listPortsCommand(std streams) *cobra.Command {
 	var p ports
-	var output string
+	var form formFlag
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the serial ports of the machine",
@@ -69,8 +69,8 @@ are by the configuration.`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			all := p.list()
-			if output == "json" {
-				return writeJSON(std.out, all)
+			if !form.forPeople() {
+				return encode(std.out, form.output, all)
 			}
 			t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "PORT\tDEVICE\tLEAF")
@@ -81,7 +81,7 @@ are by the configuration.`,
 		},
 	}
 	p.flags(c)
-	outputFlag(c, &output, "table", "json")
+	form.flag(c, forms...)
 	return c
 }
 

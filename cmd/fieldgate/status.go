@@ -102,7 +102,7 @@ func statusCommand(std streams) *cobra.Command {
 			return r.failed("cannot read the state", r.status(cmd.Context(), std.out))
 		},
 	}
-	r.flags(c, "text", "json")
+	r.flags(c, textForms...)
 	return c
 }
 
@@ -111,8 +111,8 @@ func (r *remote) status(ctx context.Context, out io.Writer) error {
 	if err := r.client().State(ctx, &s); err != nil {
 		return err
 	}
-	if r.output == "json" {
-		return writeJSON(out, s)
+	if !r.forPeople() {
+		return encode(out, r.output, s)
 	}
 	s.print(out)
 	return nil

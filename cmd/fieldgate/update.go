@@ -43,29 +43,26 @@ func onSlots(ctx context.Context, what string, do func(*slots.Machine) error) er
 }
 
 func updateStatusCommand(std streams) *cobra.Command {
-	var output string
+	var form formFlag
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show the slots",
 		Example: "  fieldgate update status\n  fieldgate update status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("unknown format %q for --output: write table or json", output)
-			}
 			return onSlots(cmd.Context(), "cannot read the slots", func(m *slots.Machine) error {
 				all, err := m.Slots(cmd.Context())
 				if err != nil {
 					return err
 				}
-				if output == "json" {
-					return writeJSON(std.out, all)
+				if !form.forPeople() {
+					return encode(std.out, form.output, all)
 				}
 				return printSlots(std, all)
 			})
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "table", "`FORMAT`, table or json")
+	form.flag(c, forms...)
 	return c
 }
 
