@@ -14,6 +14,7 @@ import (
 func configCommand(std streams) *cobra.Command {
 	return group("config", "Look at the configuration, change it",
 		validateCommand(std), listKeysCommand(std), getKeyCommand(std), setKeyCommand(std), unsetKeyCommand(std),
+		addTableCommand(std), removeTableCommand(std),
 		diffCommand(std), showConfigCommand(std), schemaCommand(std), applyCommand(std), editCommand(std), rollBackCommand(std), historyCommand(std))
 }
 

@@ -99,9 +99,23 @@ type change struct {
 	to string // in TOML; "" takes the key out
 }
 
-// change makes changes in the file in which the keys stand, checks the result and
-// writes it.
+// change makes changes in the file in which the keys stand.
 func (l *local) change(std streams, find func(*settings) ([]change, error)) error {
+	return l.edit(std, func(s *settings) (string, editing, error) {
+		all, err := find(s)
+		if err != nil {
+			return "", nil, err
+		}
+		return all[0].file, func(text []byte) ([]byte, error) { return applied(text, all) }, nil
+	})
+}
+
+// editing makes a new text of that of a file.
+type editing func(text []byte) ([]byte, error)
+
+// edit has a file of the configuration edited that find names, checks the result and
+// writes it.
+func (l *local) edit(std streams, find func(*settings) (file string, do editing, err error)) error {
 	const what = "cannot change the configuration"
 	unlock, err := lockFolder(filepath.Dir(l.file))
 	if err != nil {
@@ -112,16 +126,15 @@ func (l *local) change(std streams, find func(*settings) ([]change, error)) erro
 	if err != nil {
 		return err
 	}
-	all, err := find(before)
+	file, do, err := find(before)
 	if err != nil {
 		return err
 	}
-	file := all[0].file
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return &failure{exitFailed, what, err, "try again"}
 	}
-	text, err := applied(old, all)
+	text, err := do(old)
 	if err != nil {
 		return &failure{exitFailed, what, err, "change " + file + " with an editor, then run: fieldgate config validate " + l.file}
 	}

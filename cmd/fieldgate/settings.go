@@ -46,6 +46,7 @@ var idKeys = map[string]string{
 // settings are all settings of a configuration, in the order of its types.
 type settings struct {
 	all   []*setting
+	files []string       // the configuration file first
 	count map[string]int // tables of a list so far, by its name
 	// Which table of a list has a name first, and whether another one has it as well.
 	first  map[string]int
@@ -86,7 +87,7 @@ func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*sett
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
-	s := &settings{first: make(map[string]int), shared: make(map[string]bool)}
+	s := &settings{files: files, first: make(map[string]int), shared: make(map[string]bool)}
 	shape := configShape()
 	for range 2 { // names of tables are known when all have been seen
 		s.all, s.count = nil, make(map[string]int)

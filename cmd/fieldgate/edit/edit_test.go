@@ -131,6 +131,144 @@ func TestWhatCannotBeEdited(t *testing.T) {
 	}
 }
 
+func TestAddTable(t *testing.T) {
+	entries := []NewEntry{{Key("id"), `"x"`}, {Key("deadband", "a b"), "0.5"}}
+	const added = "id = \"x\"\ndeadband.\"a b\" = 0.5\n"
+	for _, c := range []struct {
+		list        Path
+		old, wanted string
+	}{
+		{Key("leaf"), "high = 9 }\n", "high = 9 }\n\n[[leaf]]\n" + added},
+		{Key("serial"), "address = 9\n", "address = 9\n\n[[serial]]\n" + added},
+		{Key("serial").Element(0).Child("slave"), "address = 9\n", "address = 9\n\n[[serial.slave]]\n" + added},
+		{Key("leaf").Element(0).Child("new"), "pump-1.key\"\n", "pump-1.key\"\n\n[[leaf.new]]\n" + added},
+		{Key("ble", "advert"), "# the end", "# the end\n\n[[ble.advert]]\n" + added},
+	} {
+		want := strings.Replace(file, c.old, c.wanted, 1)
+		got, err := Add([]byte(file), c.list, entries)
+		if err != nil || string(got) != want {
+			t.Errorf("%v: %v\n%s", c.list, err, got)
+		}
+		got, err = Add([]byte(strings.ReplaceAll(file, "\n", "\r\n")), c.list, entries)
+		if err != nil || string(got) != strings.ReplaceAll(want, "\n", "\r\n") {
+			t.Errorf("with CR LF, %v: %v\n%q", c.list, err, got)
+		}
+	}
+	if got, err := Add(nil, Key("leaf"), entries); err != nil || string(got) != "[[leaf]]\n"+added {
+		t.Errorf("to nothing: %v\n%s", err, got)
+	}
+}
+
+func TestRemoveTable(t *testing.T) {
+	for _, c := range []struct {
+		element     Path
+		old, wanted string
+	}{
+		{Key("leaf").Element(0), "[[leaf]]\nid = \"pump-1\"\n# its key\nkey_file = \"pump-1.key\"\n\n", "\n"},
+		{Key("leaf").Element(1), "[[leaf]]\nid = 'meter 1'\ntags = [\n  \"a\", # first\n  \"b\",\n]\nlimits = { low = 1, high = 9 }\n\n", ""},
+		{Key("serial").Element(0), "[[serial]]\nport = \"x\"\n[[serial.slave]]\naddress = 9\n", ""},
+		{Key("serial").Element(0).Child("slave").Element(0), "[[serial.slave]]\naddress = 9\n", ""},
+	} {
+		got, err := Remove([]byte(file), c.element)
+		if want := strings.Replace(file, c.old, c.wanted, 1); err != nil || string(got) != want {
+			t.Errorf("%v: %v\n%s", c.element, err, got)
+		}
+	}
+}
+
+func TestTablesThatCannotBeEdited(t *testing.T) {
+	inline := []byte("leaf = [ { id = 1 } ]\nhub = { a = 1 }\n")
+	for _, c := range []struct {
+		text []byte
+		list Path
+		want error
+	}{
+		{[]byte(file), Key("hub"), ErrWhole},
+		{[]byte(file), Key("serial", "slave"), ErrWhole},
+		{[]byte(file), Key("serial").Element(1).Child("slave"), ErrNoElement},
+		{[]byte(file), Key("leaf").Element(0), ErrWhole},
+		{inline, Key("leaf"), ErrWhole},
+		{inline, Key("hub", "x"), ErrWhole},
+		{inline, Key("leaf").Element(0).Child("x"), ErrNoElement},
+	} {
+		if got, err := Add(c.text, c.list, nil); !errors.Is(err, c.want) {
+			t.Errorf("add to %v: %v, want %v\n%s", c.list, err, c.want, got)
+		}
+	}
+	for _, c := range []struct {
+		text    []byte
+		element Path
+		want    error
+	}{
+		{[]byte(file), Key("hub"), ErrWhole},
+		{[]byte(file), Key("leaf"), ErrWhole},
+		{[]byte(file), Key("leaf").Element(2), ErrNoElement},
+		{inline, Key("leaf").Element(0), ErrWhole},
+	} {
+		if got, err := Remove(c.text, c.element); !errors.Is(err, c.want) {
+			t.Errorf("remove %v: %v, want %v\n%s", c.element, err, c.want, got)
+		}
+	}
+	for _, e := range []NewEntry{{Key("a"), "1\nb = 2"}, {Key(), "1"}, {Key("a"), ""}} {
+		if _, err := Add(nil, Key("leaf"), []NewEntry{e}); err == nil {
+			t.Errorf("%v is an entry", e)
+		}
+	}
+}
+
+// A table that comes or goes changes nothing else in what the document says, and one
+// that was added and is removed leaves nothing behind but an empty line.
+func TestOnlyOneTableChanges(t *testing.T) {
+	lists := []Path{Key("list"), Key("list").Element(0).Child("inner"), Key("list").Element(1).Child("inner"), Key("four", "new"), Key("one"), Key("list", "inner")}
+	rapid.Check(t, func(t *rapid.T) {
+		text := []byte(document(t))
+		list := rapid.SampledFrom(lists).Draw(t, "list")
+		spelt := value(t)
+		got, err := Add(text, list, []NewEntry{{Key("a"), spelt}, {Key("c", "x"), "1"}})
+		if err != nil {
+			if !errors.Is(err, ErrNoElement) && !errors.Is(err, ErrWhole) {
+				t.Fatalf("%v: %v", list, err)
+			}
+			return
+		}
+		var before, after, one map[string]any
+		if err := errors.Join(toml.Unmarshal(text, &before), toml.Unmarshal(got, &after), toml.Unmarshal([]byte("a = "+spelt+"\nc.x = 1"), &one)); err != nil {
+			t.Fatal(err)
+		}
+		l, err := read(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := l.count[list.String()]
+		old, _ := reach(before, list).([]any)
+		put(before, list, append(old, any(one)))
+		if !reflect.DeepEqual(before, after) {
+			t.Fatalf("%v: the document says\n%v\nwant\n%v\n%s\nbecame\n%s", list, after, before, text, got)
+		}
+		less, err := Remove(got, list.Element(n))
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", list.Element(n), err, got)
+		}
+		squeeze := func(text []byte) string { return strings.Join(strings.Fields(string(text)), " ") }
+		if squeeze(less) != squeeze(text) {
+			t.Fatalf("added to %v and removed:\n%s\nbecame\n%s\nand then\n%s", list, text, got, less)
+		}
+	})
+}
+
+// reach returns what is at a path of a decoded document.
+func reach(m map[string]any, path Path) any {
+	var at any = m
+	for _, s := range path {
+		table, _ := at.(map[string]any)
+		at = table[s.Name]
+		if list, ok := at.([]any); ok && s.Index != NoIndex {
+			at = list[s.Index]
+		}
+	}
+	return at
+}
+
 // document draws a text with tables, arrays of tables, dotted keys, comments and
 // spacing of all kinds, and no key twice.
 func document(t *rapid.T) string {
@@ -345,5 +483,34 @@ func FuzzSet(f *testing.F) {
 			}
 		}
 		_, _ = Unset([]byte(text), Key(table, key))
+	})
+}
+
+// FuzzTables: whatever the document and the list, the result is TOML again with one
+// table more, which can be removed, or there is an error.
+func FuzzTables(f *testing.F) {
+	f.Add(file, "leaf", "", 0, "1")
+	f.Add(file, "serial", "slave", 0, "\"x\"")
+	f.Add("[[x]]\n[y]\n[[x.z]]", "x", "z", 0, "[1]")
+	f.Fuzz(func(t *testing.T, text, table, inner string, index int, value string) {
+		list := Key(table)
+		if inner != "" {
+			list = list.Element(index).Child(inner)
+		}
+		got, err := Add([]byte(text), list, []NewEntry{{Key("k"), value}})
+		if err != nil {
+			return
+		}
+		l, err := read(got)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", text, got, err)
+		}
+		less, err := Remove(got, list.Element(l.count[list.String()]-1))
+		if err != nil {
+			t.Fatalf("%q became %q, and then: %v", text, got, err)
+		}
+		if _, err := read(less); err != nil {
+			t.Fatalf("%q became %q, and then %q: %v", text, got, less, err)
+		}
 	})
 }
