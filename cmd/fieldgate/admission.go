@@ -244,24 +244,13 @@ itself is not removed: it says where it stands.`,
 }
 
 func changeDevice(std streams, use, short, long string, change func(context.Context, *control.Client, []string) (string, error)) *cobra.Command {
-	r := remote{list: devicesHint}
 	verb, names, _ := strings.Cut(use, " ")
 	example := "  fieldgate device " + verb + " pump-1"
 	if verb == "rename" {
 		example += " pump-7"
 	}
-	c := &cobra.Command{
+	return remote{list: devicesHint}.asking(std, &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example,
 		Args: cobra.ExactArgs(len(strings.Fields(names))),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := change(cmd.Context(), r.client(), args)
-			if err != nil {
-				return r.failed("cannot "+verb+" the leaf", err)
-			}
-			fmt.Fprintln(std.out, done)
-			return nil
-		},
-	}
-	r.flags(c)
-	return c
+	}, "cannot "+verb+" the leaf", change)
 }

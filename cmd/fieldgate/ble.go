@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -143,20 +144,12 @@ func readAnswer(in *bufio.Reader) (string, error) {
 }
 
 func forgetBLECommand(std streams) *cobra.Command {
-	r := remote{list: "what is paired is marked in: fieldgate ble scan"}
-	c := &cobra.Command{
+	return remote{list: "what is paired is marked in: fieldgate ble scan"}.asking(std, &cobra.Command{
 		Use:     "forget ADDRESS",
 		Short:   "Forget a paired device and its keys",
 		Example: "  fieldgate ble forget C8:12:34:56:78:9A",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := r.client().ForgetDevice(cmd.Context(), args[0]); err != nil {
-				return r.failed("the device is not forgotten", err)
-			}
-			fmt.Fprintln(std.out, "forgotten "+args[0])
-			return nil
-		},
-	}
-	r.flags(c)
-	return c
+	}, "the device is not forgotten", func(ctx context.Context, c *control.Client, args []string) (string, error) {
+		return "forgotten " + args[0], c.ForgetDevice(ctx, args[0])
+	})
 }

@@ -69,6 +69,19 @@ func (c *certChange) open(args []string) (p *shownPair, done func(), err error) 
 	return p, done, nil
 }
 
+// on opens the pair of the listener that is named by the argument behind the first ones,
+// or the only pair, and does something with it.
+func (c *certChange) on(first int, do func(ctx context.Context, p *shownPair, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		p, done, err := c.open(args[first:])
+		if err != nil {
+			return err
+		}
+		defer done()
+		return do(cmd.Context(), p, args)
+	}
+}
+
 // use has a pair prove itself and take the place of the one that is there.
 func (c *certChange) use(ctx context.Context, std streams, p *shownPair, chain, key []byte) error {
 	what := "cannot replace the certificate of " + strings.Join(p.Listeners, ", ")
@@ -187,12 +200,7 @@ what is renewed.
 ` + swapText,
 		Example: "  sudo fieldgate cert create --name gateway.local --name 192.168.7.1\n  fieldgate cert show --ca > ca.crt",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, done, err := c.open(args)
-			if err != nil {
-				return err
-			}
-			defer done()
+		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
 			if old, err := p.current(); !replace && !errors.Is(err, fs.ErrNotExist) {
 				what := "it cannot be read"
 				if err == nil {
@@ -211,8 +219,8 @@ what is renewed.
 			if err != nil {
 				return err
 			}
-			return c.sign(cmd.Context(), std, p, key, text, names, days)
-		},
+			return c.sign(ctx, std, p, key, text, names, days)
+		}),
 	}
 	c.flags(cmd)
 	cmd.Flags().StringArrayVar(&names, "name", nil, "host `NAME` or IP address by which leaves know the gateway; may be repeated")
@@ -268,12 +276,7 @@ authority has signed is renewed with "cert create-csr" and "cert import".
 ` + swapText,
 		Example: "  sudo fieldgate cert renew\n  sudo fieldgate cert renew --if-needed",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, done, err := c.open(args)
-			if err != nil {
-				return err
-			}
-			defer done()
+		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
 			chain, err := p.current()
 			if err != nil {
 				return &failure{exitNotFound, "there is no certificate to renew", err, "fieldgate cert create"}
@@ -300,8 +303,8 @@ authority has signed is renewed with "cert create-csr" and "cert import".
 			if err != nil {
 				return err
 			}
-			return c.sign(cmd.Context(), std, p, key, text, namesOf(chain[0]), days)
-		},
+			return c.sign(ctx, std, p, key, text, namesOf(chain[0]), days)
+		}),
 	}
 	c.flags(cmd)
 	cmd.Flags().BoolVar(&fresh, "new-key", false, "with a new key")
@@ -323,12 +326,7 @@ a new one: with --new-key, or where there is none. The new one waits, sealed lik
 other, until the certificate comes: fieldgate cert import.`,
 		Example: "  sudo fieldgate cert create-csr > gateway.csr\n  sudo fieldgate cert create-csr --new-key --name gateway.local > gateway.csr",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			p, done, err := c.open(args)
-			if err != nil {
-				return err
-			}
-			defer done()
+		RunE: c.on(0, func(_ context.Context, p *shownPair, _ []string) error {
 			if old, err := p.current(); len(names) == 0 && err == nil {
 				names = namesOf(old[0])
 			}
@@ -353,7 +351,7 @@ other, until the certificate comes: fieldgate cert import.`,
 			}
 			fmt.Fprintln(std.err, "have it signed, then run: fieldgate cert import SIGNED.pem")
 			return pem.Encode(std.out, &pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
-		},
+		}),
 	}
 	c.flags(cmd)
 	cmd.Flags().StringArrayVar(&names, "name", nil, "host `NAME` or IP address by which leaves know the gateway; may be repeated")
@@ -386,12 +384,7 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 ` + swapText,
 		Example: "  sudo fieldgate cert import signed.pem\n  sudo fieldgate cert import signed.pem --key gateway.key --ca company-ca.pem",
 		Args:    cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, done, err := c.open(args[1:])
-			if err != nil {
-				return err
-			}
-			defer done()
+		RunE: c.on(1, func(ctx context.Context, p *shownPair, args []string) error {
 			const what = "cannot import the certificate"
 			chain, certs, err := readChain(std.in, args[0])
 			if err != nil {
@@ -401,7 +394,7 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 			if err != nil {
 				return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
 			}
-			if err := c.use(cmd.Context(), std, p, chain, key); err != nil {
+			if err := c.use(ctx, std, p, chain, key); err != nil {
 				return err
 			}
 			if err := os.Remove(p.RequestFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -411,7 +404,7 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 				fmt.Fprintf(std.err, "%s is still there, for you to keep safe or to remove\n", keyFile)
 			}
 			return nil
-		},
+		}),
 	}
 	c.flags(cmd)
 	cmd.Flags().StringVar(&keyFile, "key", "", "the certificate's key, `FILE` in PEM form")
@@ -468,12 +461,7 @@ they still prove themselves; once more, and it is as it was. Listeners of a runn
 gateway show it at once.`,
 		Example: "  sudo fieldgate cert rollback",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, done, err := c.open(args)
-			if err != nil {
-				return err
-			}
-			defer done()
+		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
 			const what = "cannot go back"
 			certFile, keyFile, err := p.Former()
 			if err != nil {
@@ -484,14 +472,14 @@ gateway show it at once.`,
 				return &failure{exitNotFound, what, err, "name a file with certificates in PEM form"}
 			}
 			proof := &proof{roots: roots, now: c.now}
-			if err := proof.of(cmd.Context(), certFile, keyFile); err != nil {
+			if err := proof.of(ctx, certFile, keyFile); err != nil {
 				return &failure{exitRejected, what, err, "make a new one: fieldgate cert renew"}
 			}
 			if err := p.Back(); err != nil {
 				return &failure{exitFailed, what, err, "look at the space and the rights there"}
 			}
-			return c.tell(cmd.Context(), std, what, p, proof)
-		},
+			return c.tell(ctx, std, what, p, proof)
+		}),
 	}
 	c.flags(cmd)
 	cmd.Flags().StringVar(&c.ca, "ca", "", "`FILE` with the authority that leaves trust, where the machine does not know it")
@@ -669,8 +657,7 @@ of leaves that pair, and the one from before the last rotation, if there was one
 }
 
 func rotateAuthorityCommand(std streams) *cobra.Command {
-	var r remote
-	c := &cobra.Command{
+	return remote{}.asking(std, &cobra.Command{
 		Use:   "rotate",
 		Short: "Give the authority of leaves a new key",
 		Long: `Gives the authority a new key, with which certificates are signed from now on. Leaves
@@ -678,16 +665,9 @@ that have paired before stay as they are: each is known by its own certificate. 
 former certificate is shown beside the new one until the next rotation.`,
 		Example: "  fieldgate cert ca rotate",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := r.client().RotateAuthority(cmd.Context()); err != nil {
-				return r.failed("cannot rotate the authority", err)
-			}
-			fmt.Fprintln(std.out, "the authority of leaves has a new key")
-			return nil
-		},
-	}
-	r.flags(c)
-	return c
+	}, "cannot rotate the authority", func(ctx context.Context, c *control.Client, _ []string) (string, error) {
+		return "the authority of leaves has a new key", c.RotateAuthority(ctx)
+	})
 }
 
 // hexPrint is the SHA-256 of a certificate in hexadecimal.

@@ -213,22 +213,14 @@ func printWindowState(out io.Writer, s *pairing.WindowState, now time.Time) {
 }
 
 func closeWindowCommand(std streams) *cobra.Command {
-	r := remote{list: pairHint}
-	c := &cobra.Command{
+	return remote{list: pairHint}.asking(std, &cobra.Command{
 		Use:     "close",
 		Short:   "Close the pairing window",
 		Example: "  fieldgate pair close",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := r.client().CloseWindow(cmd.Context()); err != nil {
-				return r.failed("cannot close the pairing window", err)
-			}
-			fmt.Fprintln(std.out, "the pairing window is closed")
-			return nil
-		},
-	}
-	r.flags(c)
-	return c
+	}, "cannot close the pairing window", func(ctx context.Context, c *control.Client, _ []string) (string, error) {
+		return "the pairing window is closed", c.CloseWindow(ctx)
+	})
 }
 
 // decideCommands approve or reject the leaf that has asked to join.

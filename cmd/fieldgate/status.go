@@ -91,6 +91,20 @@ func (r *remote) failed(what string, err error) error {
 	return f
 }
 
+// asking completes a command that has the daemon do one thing, and says what is done.
+func (r remote) asking(std streams, c *cobra.Command, failed string, do func(context.Context, *control.Client, []string) (said string, err error)) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		said, err := do(cmd.Context(), r.client(), args)
+		if err != nil {
+			return r.failed(failed, err)
+		}
+		fmt.Fprintln(std.out, said)
+		return nil
+	}
+	r.flags(c)
+	return c
+}
+
 func statusCommand(std streams) *cobra.Command {
 	var r remote
 	c := &cobra.Command{
