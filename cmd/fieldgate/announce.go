@@ -16,6 +16,8 @@ const (
 	saidHealth = "fieldgate/status/health" // {"pid":…,"status":"up" or "failing","time":since when, Unix time}
 	saidBridge = "fieldgate/status/bridge" // 1 while there is a connection to the hub, else 0
 	saidState  = "fieldgate/status/state"  // the state, as in status --output json
+	// saidPairing is the pairing window, as in pair status --output json: without its code.
+	saidPairing = "fieldgate/status/pairing"
 )
 
 const (
@@ -45,6 +47,7 @@ func (g *assembly) announce(ctx context.Context) error {
 		if g.broker.Say(saidBridge, []byte(map[bool]string{true: "1", false: "0"}[s.Uplink.Connected])) {
 			stateSaid = time.Time{}
 		}
+		g.say(saidPairing, g.window.State())
 		if time.Since(stateSaid) >= sayStateEvery {
 			stateSaid = time.Now()
 			g.say(saidState, s)

@@ -110,6 +110,17 @@ func TestFiveViewsOfOneState(t *testing.T) {
 	if err := s.Await(ctx, "all views to agree again", agree); err != nil {
 		t.Fatalf("%v\n%s", err, complaint)
 	}
+	code := decoded[struct{ Code string }](t, c.gets(0, "pair", "open", "--auth", "gateway", "--output", "json")).Code
+	must(t, s.Await(ctx, "the broker to say that the pairing window is open", func() bool {
+		return strings.Contains(home("fieldgate/status/pairing"), `"open":true`)
+	}))
+	if said := home("fieldgate/status/pairing"); strings.Contains(said, code) || strings.Contains(said, strings.ReplaceAll(code, "-", "")) {
+		t.Errorf("the broker gives the code away: %s", said)
+	}
+	c.gets(0, "pair", "close")
+	must(t, s.Await(ctx, "the broker to say that the pairing window is closed", func() bool {
+		return strings.Contains(home("fieldgate/status/pairing"), `"open":false`)
+	}))
 	out, err = refused.command("mosquitto_sub", "-t", "fieldgate/#", "-W", "5").CombinedOutput()
 	if !strings.Contains(string(out), "denied") {
 		t.Errorf("a leaf that may not listen may listen to the gateway: %v, %s", err, out)
