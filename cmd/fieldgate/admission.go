@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/edit"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
@@ -23,6 +24,10 @@ func (d *devices) Admit(_ context.Context, a control.Admission) (control.Admitte
 	out := control.Admitted{ID: a.ID}
 	key := n.hubKey // with which the leaf makes its tokens
 	switch {
+	case a.Line != nil:
+		n.more = fmt.Sprintf("\n[[serial]]\nport = %s\nbaud = %d\nformat = %s\nleaf = %s\n",
+			edit.Quote(a.Line.Port), a.Line.Baud, edit.Quote(a.Line.Format), edit.Quote(a.ID))
+		key = ""
 	case a.Password:
 		out.Password = newPassword()
 		var err error

@@ -32,10 +32,11 @@ type listedPort struct {
 	Leaf   string `json:"leaf"`   // whose it is by the configuration, "" if it is nobody's
 }
 
-// list returns the ports, in the order of their names.
-func (p *ports) list() []listedPort {
+// whose says by the names of ports in the configuration which leaf they belong to.
+// Without a configuration they are nobody's.
+func (p *ports) whose() map[string]string {
 	whose := make(map[string]string)
-	if s, err := readSettings(p.file, true); err == nil { // without it they are nobody's
+	if s, err := readSettings(p.file, true); err == nil {
 		for _, one := range s.all {
 			if one.key != nil && one.key.path == "serial[].port" {
 				table := one.steps[0].element.values
@@ -44,6 +45,12 @@ func (p *ports) list() []listedPort {
 			}
 		}
 	}
+	return whose
+}
+
+// list returns the ports, in the order of their names.
+func (p *ports) list() []listedPort {
+	whose := p.whose()
 	all := []listedPort{}
 	for _, s := range board.SerialPorts(p.root) {
 		all = append(all, listedPort{s.Name, s.Device, cmp.Or(whose[s.Name], whose[s.Device])})

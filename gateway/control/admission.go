@@ -24,6 +24,16 @@ type Admission struct {
 	Thumbprint string `json:"thumbprint,omitempty"`
 	// Password says that it logs in with a password, to be made up.
 	Password bool `json:"password,omitempty"`
+	// Line is the serial line that it speaks on, and then all that proves who it is;
+	// nil: it comes over the network.
+	Line *SerialLine `json:"line,omitempty"`
+}
+
+// SerialLine is a serial port that becomes a leaf's own when the gateway starts again.
+type SerialLine struct {
+	Port   string `json:"port"` // as in a table [[serial]], and so are the others
+	Baud   int    `json:"baud"`
+	Format string `json:"format"`
 }
 
 // Admitted is what an added leaf is to be given. It is told once and cannot be asked
@@ -55,6 +65,9 @@ func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		refuseChange(w, err)
 		return
+	}
+	if l := a.Line; l != nil {
+		s.Log.Info("new leaf bound to a serial port", "event", "pairing-bound", "leaf", a.ID, "port", l.Port, "format", l.Format, "baud", l.Baud)
 	}
 	s.Log.Info("operator added a leaf", "leaf", a.ID)
 	answer(w, out)

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
+	"github.com/fieldgate/fieldgate/gateway/control"
+)
+
+// usualSpeeds are tried one after the other, in bits per second: the most usual first.
+var usualSpeeds = []int{115200, 9600, 57600, 38400, 19200, 4800, 230400, 2400}
+
+// quietAfter without a byte what a device had to say is over.
+const quietAfter = 300 * time.Millisecond
+
+// serialPairing is how a leaf is bound to a serial port.
+type serialPairing struct {
+	remote
+	ports   ports
+	limit   time.Duration
+	baud    int    // 0: find out
+	format  string // "": find out
+	leaf    string // "": only look
+	auth    string
+	keyFile string
+}
+
+func pairSerialCommand(std streams) *cobra.Command {
+	p := serialPairing{remote: remote{list: "the ports, and whose they are: fieldgate serial list"}}
+	c := &cobra.Command{
+		Use:   "serial PORT",
+		Short: "Bind a leaf to the serial port that it speaks on",
+		Long: `Listens on a serial port that nobody uses, finds out how fast and in what format the
+device there speaks, and shows what it said. With --as that device becomes a leaf of
+that name: the port is its identity. Its tables are written into leaf.d, checked like
+all of the configuration, and the gateway starts again within its process, with the
+hub or without; other leaves connect again after some seconds.
+
+Formats that it knows by listening are json, senml, nmea, text and mqtt-sn, at
+2400 to 230400 baud, 8N1. With --baud and --format it need not listen. Modbus slaves
+say nothing unasked: write their tables.
+
+PORT is a name of "fieldgate serial list". It exits with 7 if nothing that makes sense
+is heard, 8 if there is no such port, 9 if the port or the name belongs to a leaf.`,
+		Example: "  fieldgate pair serial usb:A50285BI\n  fieldgate pair serial /dev/serial/by-path/platform-usb-0:1.2:1.0-port0 --as meter-1",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.pair(cmd.Context(), std, args[0]) },
+	}
+	p.remote.flags(c)
+	c.Flags().StringVar(&p.ports.root, "root", "/", "where /sys of the machine is, `FOLDER`")
+	c.Flags().StringVarP(&p.ports.file, "config", "c", defaultConfig(), "configuration `FILE`, which says whose ports are")
+	c.Flags().StringVar(&p.leaf, "as", "", "the `LEAF` that it becomes")
+	c.Flags().DurationVar(&p.limit, "for", 30*time.Second, "how long to listen at most")
+	c.Flags().IntVar(&p.baud, "baud", 0, "how fast it speaks, in bits per second; by default it is found out")
+	c.Flags().StringVar(&p.format, "format", "", "what it speaks; by default it is found out")
+	c.Flags().StringVar(&p.auth, "auth", "", "how the leaf is proven to the hub: key or gateway; by default what is usual here")
+	c.Flags().StringVar(&p.keyFile, "hub-key-file", "", "its key at the hub is in `FILE`; - is standard input")
+	return c
+}
+
+// pair is discovery, claim, approval and binding in one: whoever types the name stands
+// before the port.
+func (p *serialPairing) pair(ctx context.Context, std streams, name string) error {
+	const what = "cannot pair over the serial port"
+	line := control.SerialLine{Port: p.lasting(name), Baud: p.baud, Format: p.format}
+	table := port.Default()
+	table.Port, table.Baud = line.Port, cmp.Or(p.baud, usualSpeeds[0])
+	if err := table.Validate(); err != nil {
+		return &failure{exitUsage, what, err, p.list}
+	}
+	if owner := p.owner(line.Port); owner != "" {
+		return &failure{exitForbidden, what, fmt.Errorf("%s belongs to %s", line.Port, owner), "remove that leaf first: fieldgate device remove " + owner}
+	}
+	if line.Baud == 0 || line.Format == "" {
+		if err := p.listen(ctx, std, &table, &line); err != nil {
+			return err
+		}
+	}
+	if p.leaf == "" {
+		fmt.Fprintf(std.out, "next    fieldgate pair serial %s --as LEAF --baud %d --format %s\n", line.Port, line.Baud, line.Format)
+		return nil
+	}
+	return p.bind(ctx, std, &line)
+}
+
+// lasting returns the name of a port that stays, where it is called by the one of today.
+func (p *serialPairing) lasting(name string) string {
+	for _, one := range p.ports.list() {
+		if one.Device == name {
+			return one.Name
+		}
+	}
+	return name
+}
+
+// owner returns the leaf whose port it is by the configuration, also under another
+// name; "" is nobody's.
+func (p *serialPairing) owner(name string) string {
+	whose := p.ports.whose()
+	if whose[name] != "" {
+		return whose[name]
+	}
+	device, err := port.Find(name)
+	if err != nil {
+		return "" // whoever opens it is told
+	}
+	for other, leaf := range whose {
+		if there, err := port.Find(other); err == nil && there == device {
+			return leaf
+		}
+	}
+	return ""
+}
+
+// listen finds out what the line lacks, and shows what was heard.
+func (p *serialPairing) listen(ctx context.Context, std streams, table *port.Config, line *control.SerialLine) error {
+	const what = "cannot tell what is spoken on the serial port"
+	if _, err := port.Find(line.Port); err != nil {
+		return &failure{exitNotFound, what, err, p.list}
+	}
+	fmt.Fprintf(std.err, "listening on %s for up to %s\n", line.Port, short(p.limit))
+	speeds := usualSpeeds
+	if p.baud != 0 {
+		speeds = []int{p.baud}
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.limit)
+	defer cancel()
+	heard, err := overhearAll(ctx, table, speeds)
+	switch {
+	case errors.Is(err, port.ErrBusy):
+		return &failure{exitForbidden, what, err, "whose ports are: fieldgate serial list; that of a leaf that was removed is free after: fieldgate config apply --restart"}
+	case err != nil:
+		return &failure{exitFailed, what, err, p.list}
+	case heard.format == "" && heard.noise == 0:
+		return &failure{exitTimedOut, what, fmt.Errorf("nothing was heard within %s", short(p.limit)), "switch the device on, or listen longer: --for 2m; or say what it speaks: --baud 9600 --format json"}
+	case heard.format == "":
+		return &failure{exitTimedOut, what, errors.New("what was heard makes sense at none of the usual speeds"), "say what it speaks: --baud 1200 --format text"}
+	}
+	line.Baud, line.Format = table.Baud, cmp.Or(p.format, heard.format)
+	fmt.Fprintf(std.out, "port    %s\nbaud    %d\nformat  %s\n", line.Port, line.Baud, line.Format)
+	for _, s := range heard.samples {
+		fmt.Fprintf(std.out, "heard   %s\n", s)
+	}
+	return nil
+}
+
+// overhearAll listens at one speed after the other until it is clear what is spoken, or
+// ctx ends. The speed in the table is that of what it returns.
+func overhearAll(ctx context.Context, table *port.Config, speeds []int) (*overheard, error) {
+	for noise := 0; ; {
+		for _, table.Baud = range speeds {
+			heard, err := overhear(ctx, table)
+			if err != nil {
+				return nil, err
+			}
+			noise += heard.noise
+			if heard.format != "" || ctx.Err() != nil {
+				heard.noise = noise
+				return heard, nil
+			}
+		}
+	}
+}
+
+// overhear listens at one speed until it is clear what is spoken there, that it is
+// noise, or ctx ends.
+func overhear(ctx context.Context, table *port.Config) (*overheard, error) {
+	p, err := openSoon(ctx, table)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	p.Flush() // what came at another speed
+	heard, some, buf := new(overheard), false, make([]byte, 1024)
+	for ctx.Err() == nil {
+		if err := p.SetReadDeadline(time.Now().Add(quietAfter)); err != nil {
+			return nil, err
+		}
+		n, err := p.Read(buf)
+		heard.feed(buf[:n])
+		quiet := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !quiet {
+			return nil, err
+		}
+		if some = some || n > 0; some && heard.wrong(quiet) {
+			heard.noise = max(heard.noise, 1)
+			return heard, nil
+		}
+		if heard.sure() {
+			return heard, nil
+		}
+	}
+	return heard, nil
+}
+
+// openSoon opens a port that is still being given back after the last speed.
+func openSoon(ctx context.Context, table *port.Config) (*port.Port, error) {
+	for give := time.Now().Add(2 * time.Second); ; {
+		p, err := port.Open(table)
+		if !errors.Is(err, port.ErrBusy) || time.Now().After(give) {
+			return p, err
+		}
+		select {
+		case <-time.After(quietAfter / 6):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// bind has the daemon write the tables of the leaf, and start again with them.
+func (p *serialPairing) bind(ctx context.Context, std streams, line *control.SerialLine) error {
+	const what = "cannot bind the leaf to the serial port"
+	a := control.Admission{ID: p.leaf, Auth: p.auth, Line: line}
+	if p.keyFile != "" {
+		text, err := readSecret(std, p.keyFile)
+		if err != nil {
+			return &failure{exitFailed, "cannot read the key", err, "name a file that can be read, or - for standard input"}
+		}
+		a.HubKey = text
+	}
+	// What else has been changed and does not count yet is not this command's to apply.
+	pending, err := p.client().ApplyConfig(ctx, control.ConfigChange{Look: true})
+	if err != nil {
+		return p.failed(what, err)
+	}
+	if i := slices.IndexFunc(pending.Changes, func(k control.ConfigKey) bool { return !strings.HasPrefix(k.Key, "leaf") }); i >= 0 {
+		return &failure{exitForbidden, what, fmt.Errorf("the configuration has changes that do not count yet, like %s", pending.Changes[i].Key), "apply them first, or undo them: fieldgate config apply --restart"}
+	}
+	if _, err := p.client().AddDevice(ctx, a); err != nil {
+		return p.failed(what, err)
+	}
+	// There is nothing to go back to: the hub's connection does not hang on a port.
+	up := applying{remote: p.remote, restart: true}
+	if err := up.apply(ctx, streams{in: std.in, out: io.Discard, err: io.Discard}, control.ConfigChange{}); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
+	return nil
+}
