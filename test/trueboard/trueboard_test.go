@@ -12,10 +12,11 @@ import (
 	"github.com/fieldgate/fieldgate/test/machine"
 )
 
-// patience bounds the scenario, which takes a third of a minute on an idle machine.
+// patience bounds the scenario, which takes a minute on an idle machine.
 const patience = 5 * time.Minute
 
-// Each press of the button is noticed, once, and as a short one.
+// Each press of the button is noticed, once, and as a short one; one that lasts asks for a
+// factory reset.
 func TestButton(t *testing.T) {
 	if os.Getenv("FIELDGATE_NIGHTLY") == "" {
 		t.Skip("boots a virtual machine: make button")

@@ -9,13 +9,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 func main() {
-	time.AfterFunc(2*patience, off) // whatever hangs
+	time.AfterFunc(4*patience, off) // whatever hangs
 	if err := run(); err != nil {
 		fmt.Println("FAILED:", err)
 	} else {
@@ -119,14 +120,7 @@ func run() error {
 	if err := gateway.Start(); err != nil {
 		return err
 	}
-	if err := step("the button is heard", func(b board) bool {
-		for _, h := range b.Board.Hardware {
-			if h.Name == "button" {
-				return h.Up && h.Device == "9030000.pl061:3" && b.Board.Kind == "QEMU virt"
-			}
-		}
-		return false
-	}); err != nil {
+	if err := step("the button is heard", heard); err != nil {
 		return err
 	}
 	// A press lasts 100 ms, whatever the machine is doing; one that is over before a slow
@@ -150,9 +144,72 @@ func run() error {
 		}
 	}
 	fmt.Printf("pressed %d times, noticed %d times\n", asked, noticed)
-	// Each press opens the pairing window or closes it. QEMU's button cannot be held long.
-	return step("the pairing window has followed", func(b board) bool {
+	// Each press opens the pairing window or closes it.
+	if err := step("the pairing window has followed", func(b board) bool {
 		n := b.Board.Presses["short"]
 		return b.Board.Presses["long"] == 0 && (b.Board.Signal == "pairing") == (n%2 == 1)
-	})
+	}); err != nil {
+		return err
+	}
+	if err := gateway.Process.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	if err := gateway.Wait(); err != nil {
+		return fmt.Errorf("the gateway does not end in order: %w", err)
+	}
+	return reset()
+}
+
+// reset holds the button until the gateway asks for a factory reset. QEMU's button cannot
+// be held, but with the levels of its line exchanged it is held all the time, and let
+// go for as long as it is pressed otherwise.
+func reset() error {
+	held := strings.Replace(config, `button_pressed = "high"`, `button_pressed = "low"`, 1)
+	if err := os.WriteFile("/tmp/fieldgate.toml", []byte(held), 0o600); err != nil {
+		return err
+	}
+	gateway := exec.Command("/fieldgate", "run", "--config", "/tmp/fieldgate.toml")
+	gateway.Stdout, gateway.Stderr = os.Stdout, os.Stdout
+	gateway.Env = append(os.Environ(), "FIELDGATE_APPLIANCE=1")
+	if err := gateway.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- gateway.Wait() }()
+	if err := step("the button is heard again", heard); err != nil {
+		return err
+	}
+	// A button that is down from the start is none that was pressed.
+	select {
+	case err := <-ended:
+		return fmt.Errorf("the gateway has ended before the button was let go: %w", err)
+	case <-time.After(15 * time.Second):
+	}
+	if b, err := look(); err != nil || b.Board.Presses["long"] != 0 {
+		return fmt.Errorf("a long press before the button was let go: %+v, %w", b, err)
+	}
+	for limit := time.Now().Add(patience); time.Now().Before(limit); {
+		fmt.Println("HOST press")
+		select {
+		case err := <-ended:
+			_, asked := os.Stat("/tmp/.factory-reset")
+			if failed, ok := errors.AsType[*exec.ExitError](err); !ok || failed.ExitCode() != 79 || asked != nil {
+				return fmt.Errorf("no factory reset: %w, %w", err, asked)
+			}
+			fmt.Println("the long press asks for a factory reset")
+			return nil
+		case <-time.After(20 * time.Second): // more than a long press: it was not noticed
+		}
+	}
+	return errors.New("waited in vain for a factory reset")
+}
+
+// heard says that the button is in use.
+func heard(b board) bool {
+	for _, h := range b.Board.Hardware {
+		if h.Name == "button" {
+			return h.Up && h.Device == "9030000.pl061:3" && b.Board.Kind == "QEMU virt"
+		}
+	}
+	return false
 }
