@@ -28,6 +28,8 @@ func (d *devices) Admit(_ context.Context, a control.Admission) (control.Admitte
 		n.more = fmt.Sprintf("\n[[serial]]\nport = %s\nbaud = %d\nformat = %s\nleaf = %s\n",
 			edit.Quote(a.Line.Port), a.Line.Baud, edit.Quote(a.Line.Format), edit.Quote(a.ID))
 		key = ""
+	case a.Peer != nil:
+		n.more, key = peerTables(a.ID, a.Peer), ""
 	case a.Password:
 		out.Password = newPassword()
 		var err error

@@ -79,25 +79,35 @@ long, 8 if the device is not heard, 9 if it can prove nothing.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p.Address = args[0]
-			if cmd.Flags().Changed("passkey") {
-				n, err := passkeyOf(passkey)
-				if err != nil {
-					return fmt.Errorf("--passkey: %w", err)
-				}
-				p.Passkey = &n
-			}
-			in := bufio.NewReader(std.in)
-			if err := r.client().PairDevice(cmd.Context(), p, func(s control.Step) (control.Answer, error) { return answerStep(std, in, s) }); err != nil {
-				return r.failed("the device is not paired", err)
-			}
-			fmt.Fprintln(std.out, "paired "+p.Address)
-			return nil
+			return pairDevice(cmd.Context(), std, &r, &p, passkey)
 		},
 	}
 	r.flags(c)
-	c.Flags().StringVar(&passkey, "passkey", "", "the number on the device's label, six `DIGITS`")
-	c.Flags().BoolVar(&p.JustWorks, "just-works", false, "accept a device that proves nothing")
+	ceremonyFlags(c, &p, &passkey)
 	return c
+}
+
+// ceremonyFlags are how a device proves that it is the one that is meant.
+func ceremonyFlags(c *cobra.Command, p *control.Pairing, passkey *string) {
+	c.Flags().StringVar(passkey, "passkey", "", "the number on the device's label, six `DIGITS`")
+	c.Flags().BoolVar(&p.JustWorks, "just-works", false, "accept a device that proves nothing")
+}
+
+// pairDevice pairs a device; with a passkey of "" it is asked for.
+func pairDevice(ctx context.Context, std streams, r *remote, p *control.Pairing, passkey string) error {
+	if passkey != "" {
+		n, err := passkeyOf(passkey)
+		if err != nil {
+			return fmt.Errorf("--passkey: %w", err)
+		}
+		p.Passkey = &n
+	}
+	in := bufio.NewReader(std.in)
+	if err := r.client().PairDevice(ctx, *p, func(s control.Step) (control.Answer, error) { return answerStep(std, in, s) }); err != nil {
+		return r.failed("the device is not paired", err)
+	}
+	fmt.Fprintln(std.out, "paired "+p.Address)
+	return nil
 }
 
 func passkeyOf(text string) (uint32, error) {

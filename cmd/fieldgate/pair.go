@@ -90,7 +90,7 @@ const pairHint = "look: fieldgate pair status"
 
 func pairCommand(std streams) *cobra.Command {
 	return group("pair", "Let a new leaf join, on the spot",
-		openWindowCommand(std), windowStatusCommand(std), windowCodeCommand(std), closeWindowCommand(std), pairSerialCommand(std))
+		openWindowCommand(std), windowStatusCommand(std), windowCodeCommand(std), closeWindowCommand(std), pairSerialCommand(std), pairBLELeafCommand(std))
 }
 
 func openWindowCommand(std streams) *cobra.Command {

@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,18 +22,15 @@ const quietAfter = 300 * time.Millisecond
 
 // serialPairing is how a leaf is bound to a serial port.
 type serialPairing struct {
-	remote
-	ports   ports
-	limit   time.Duration
-	baud    int    // 0: find out
-	format  string // "": find out
-	leaf    string // "": only look
-	auth    string
-	keyFile string
+	binding
+	ports  ports
+	limit  time.Duration
+	baud   int    // 0: find out
+	format string // "": find out
 }
 
 func pairSerialCommand(std streams) *cobra.Command {
-	p := serialPairing{remote: remote{list: "the ports, and whose they are: fieldgate serial list"}}
+	p := serialPairing{binding: binding{remote: remote{list: "the ports, and whose they are: fieldgate serial list"}}}
 	c := &cobra.Command{
 		Use:   "serial PORT",
 		Short: "Bind a leaf to the serial port that it speaks on",
@@ -56,15 +50,12 @@ is heard, 8 if there is no such port, 9 if the port or the name belongs to a lea
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.pair(cmd.Context(), std, args[0]) },
 	}
-	p.remote.flags(c)
+	p.binding.flags(c)
 	c.Flags().StringVar(&p.ports.root, "root", "/", "where /sys of the machine is, `FOLDER`")
 	c.Flags().StringVarP(&p.ports.file, "config", "c", defaultConfig(), "configuration `FILE`, which says whose ports are")
-	c.Flags().StringVar(&p.leaf, "as", "", "the `LEAF` that it becomes")
 	c.Flags().DurationVar(&p.limit, "for", 30*time.Second, "how long to listen at most")
 	c.Flags().IntVar(&p.baud, "baud", 0, "how fast it speaks, in bits per second; by default it is found out")
 	c.Flags().StringVar(&p.format, "format", "", "what it speaks; by default it is found out")
-	c.Flags().StringVar(&p.auth, "auth", "", "how the leaf is proven to the hub: key or gateway; by default what is usual here")
-	c.Flags().StringVar(&p.keyFile, "hub-key-file", "", "its key at the hub is in `FILE`; - is standard input")
 	return c
 }
 
@@ -90,7 +81,14 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 		fmt.Fprintf(std.out, "next    fieldgate pair serial %s --as LEAF --baud %d --format %s\n", line.Port, line.Baud, line.Format)
 		return nil
 	}
-	return p.bind(ctx, std, &line)
+	if err := p.mayBind(ctx, what); err != nil {
+		return err
+	}
+	if err := p.bind(ctx, std, what, control.Admission{Line: &line}); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
+	return nil
 }
 
 // lasting returns the name of a port that stays, where it is called by the one of today.
@@ -216,35 +214,4 @@ func openSoon(ctx context.Context, table *port.Config) (*port.Port, error) {
 			return nil, err
 		}
 	}
-}
-
-// bind has the daemon write the tables of the leaf, and start again with them.
-func (p *serialPairing) bind(ctx context.Context, std streams, line *control.SerialLine) error {
-	const what = "cannot bind the leaf to the serial port"
-	a := control.Admission{ID: p.leaf, Auth: p.auth, Line: line}
-	if p.keyFile != "" {
-		text, err := readSecret(std, p.keyFile)
-		if err != nil {
-			return &failure{exitFailed, "cannot read the key", err, "name a file that can be read, or - for standard input"}
-		}
-		a.HubKey = text
-	}
-	// What else has been changed and does not count yet is not this command's to apply.
-	pending, err := p.client().ApplyConfig(ctx, control.ConfigChange{Look: true})
-	if err != nil {
-		return p.failed(what, err)
-	}
-	if i := slices.IndexFunc(pending.Changes, func(k control.ConfigKey) bool { return !strings.HasPrefix(k.Key, "leaf") }); i >= 0 {
-		return &failure{exitForbidden, what, fmt.Errorf("the configuration has changes that do not count yet, like %s", pending.Changes[i].Key), "apply them first, or undo them: fieldgate config apply --restart"}
-	}
-	if _, err := p.client().AddDevice(ctx, a); err != nil {
-		return p.failed(what, err)
-	}
-	// There is nothing to go back to: the hub's connection does not hang on a port.
-	up := applying{remote: p.remote, restart: true}
-	if err := up.apply(ctx, streams{in: std.in, out: io.Discard, err: io.Discard}, control.ConfigChange{}); err != nil {
-		return err
-	}
-	fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
-	return nil
 }

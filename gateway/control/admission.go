@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -27,6 +28,8 @@ type Admission struct {
 	// Line is the serial line that it speaks on, and then all that proves who it is;
 	// nil: it comes over the network.
 	Line *SerialLine `json:"line,omitempty"`
+	// Peer is the Bluetooth device that it is; nil: it is none.
+	Peer *RadioPeer `json:"peer,omitempty"`
 }
 
 // SerialLine is a serial port that becomes a leaf's own when the gateway starts again.
@@ -34,6 +37,14 @@ type SerialLine struct {
 	Port   string `json:"port"` // as in a table [[serial]], and so are the others
 	Baud   int    `json:"baud"`
 	Format string `json:"format"`
+}
+
+// RadioPeer is a Bluetooth device that becomes a leaf when the gateway starts again.
+type RadioPeer struct {
+	Address string `json:"address"`
+	Pairing string `json:"pairing,omitempty"` // as in a table [[ble.device]]; "": it is not paired, and only advertises
+	Format  string `json:"format,omitempty"`  // "" is what is usual
+	Tables  string `json:"tables,omitempty"`  // of its characteristics, in TOML
 }
 
 // Admitted is what an added leaf is to be given. It is told once and cannot be asked
@@ -68,6 +79,9 @@ func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 	}
 	if l := a.Line; l != nil {
 		s.Log.Info("new leaf bound to a serial port", "event", "pairing-bound", "leaf", a.ID, "port", l.Port, "format", l.Format, "baud", l.Baud)
+	}
+	if p := a.Peer; p != nil {
+		s.Log.Info("new leaf bound to a Bluetooth device", "event", "pairing-bound", "leaf", a.ID, "address", p.Address, "pairing", cmp.Or(p.Pairing, "none"))
 	}
 	s.Log.Info("operator added a leaf", "leaf", a.ID)
 	answer(w, out)
