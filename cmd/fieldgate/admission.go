@@ -121,11 +121,11 @@ func (d *devices) disable(l leaf, out bool) error {
 func (d *devices) Dismiss(_ context.Context, id string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	if err := d.files.remove(id); err != nil {
-		return err
+	gone, err := d.files.remove(id)
+	if gone {
+		d.roster.dismiss(id)
 	}
-	d.roster.dismiss(id)
-	return nil
+	return err
 }
 
 // newPassword makes a password of 128 random bits that can be typed.

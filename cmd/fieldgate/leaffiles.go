@@ -7,20 +7,23 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/edit"
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // leafSuffix ends the names of the files in leaf.d that the gateway writes itself,
 // one for each leaf. What else is in leaf.d belongs to the operator.
 const leafSuffix = ".leaf.toml"
 
-// removedSuffix is in its place when the leaf is removed, until what it has left in
-// custody is with the hub: its key there is needed till then.
+// removedSuffix is in its place when the leaf is removed, or has another id or no table
+// any more, until what it has left in custody is with the hub: its key there is needed
+// till then.
 const removedSuffix = ".leaf.removed"
 
 // newLeaf is a leaf that is to get a file of its own.
@@ -63,8 +66,10 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 	fmt.Fprintf(&text, "# The gateway wrote this; fieldgate device changes it.\n[[leaf]]\nid = %s\n", edit.Quote(n.id))
 	written := []string{}
 	undo := func(err error) (leaf, error) {
-		for _, name := range written {
-			err = errors.Join(err, os.Remove(name))
+		for _, name := range slices.Backward(written) { // the leaf first: without its secrets the gateway would not start
+			if left := removeAny(name); left != nil {
+				return leaf{}, errors.Join(err, left)
+			}
 		}
 		return leaf{}, err
 	}
@@ -75,10 +80,10 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 			continue
 		}
 		name := stem + s.suffix
+		written = append(written, name)
 		if err := writeNew(name, f.seal(s.value+"\n"), 0o600); err != nil {
 			return undo(err)
 		}
-		written = append(written, name)
 		fmt.Fprintf(&text, "%s = %s\n", s.key, edit.Quote(filepath.Base(name)))
 	}
 	for _, s := range []struct{ key, value string }{{"auth", n.auth}, {"thumbprint", n.thumbprint}} {
@@ -92,6 +97,7 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 	if err != nil {
 		return undo(err)
 	}
+	written = append(written, file)
 	if err := writeNew(file, text.String(), 0o644); err != nil {
 		return undo(err)
 	}
@@ -142,38 +148,82 @@ func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {
 	if err != nil {
 		return leaf{}, err
 	}
+	fresh, err := cfg.leaf(id)
+	if err != nil {
+		return leaf{}, err
+	}
+	if id != leafID { // the hub knows what it has handed over under the old one
+		former := fresh
+		former.ID = leafID
+		if err := f.keepProof(&cfg.tables, &former); err != nil {
+			return leaf{}, err
+		}
+	}
 	if !bytes.Equal(old, text) {
 		if err := replaceFile(at.file, text); err != nil {
 			return leaf{}, err
 		}
 	}
-	return cfg.leaf(id)
+	return fresh, nil
+}
+
+// keepProof writes down how a leaf is proven that is about to have no table any more,
+// for what it has left in custody. The folder must be locked. Where the leaf stays
+// after all, its table counts and the file does no harm.
+func (f leafFiles) keepProof(t *tables, l *leaf) error {
+	for _, kept := range f.removed(t) {
+		if kept.ID == l.ID && kept.auth == l.auth && kept.key.Equal(l.key) {
+			return nil
+		}
+	}
+	if err := os.MkdirAll(f.dir(), 0o755); err != nil {
+		return err
+	}
+	stem := filepath.Join(f.dir(), freeStem(f.dir(), l.ID))
+	text := fmt.Sprintf("# The gateway wrote this; it goes when nothing is left to be sent.\n[[leaf]]\nid = %s\nauth = %s\n",
+		edit.Quote(l.ID), edit.Quote(string(l.auth)))
+	keyFile := stem + ".hub.key"
+	if l.keyFile != "" {
+		secret, err := seal.ReadFile(l.keyFile)
+		if err != nil {
+			return err
+		}
+		if err := writeNew(keyFile, f.seal(string(secret)), 0o600); err != nil {
+			return errors.Join(err, removeAny(keyFile))
+		}
+		text += fmt.Sprintf("key_file = %s\n", edit.Quote(filepath.Base(keyFile)))
+	}
+	if err := writeNew(stem+removedSuffix, text, 0o644); err != nil {
+		return errors.Join(err, removeAny(stem+removedSuffix, keyFile))
+	}
+	return nil
 }
 
 // remove removes the file of a leaf. One that the operator has written is the
-// operator's to change.
-func (f leafFiles) remove(id string) error {
+// operator's to change. gone says that the configuration has the leaf no more, whatever
+// the error.
+func (f leafFiles) remove(id string) (gone bool, err error) {
 	unlock, err := f.lock()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	at, err := f.find(id)
 	if err != nil || at == nil {
-		return err
+		return err == nil, err
 	}
 	stem, ours := strings.CutSuffix(at.file, leafSuffix)
 	if !ours {
-		return fmt.Errorf("%w: %q stands in %s, which the gateway has not written: take its table out there; fieldgate device disable keeps it out till then", control.ErrConflict, id, at.file)
+		return false, fmt.Errorf("%w: %q stands in %s, which the gateway has not written: take its table out there; fieldgate device disable keeps it out till then", control.ErrConflict, id, at.file)
 	}
 	// Somebody may have named it in another file.
 	if _, err := loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
-		return err
+		return false, err
 	}
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
+	return true, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
 }
 
 // removed returns the leaves that are removed and still have to be proven to the hub.
@@ -260,7 +310,8 @@ func freeStem(dir, id string) string {
 	name := stem
 	for i := 2; ; i++ {
 		taken, _ := filepath.Glob(filepath.Join(dir, name+".leaf.*")) // the pattern is right
-		if len(taken) == 0 {
+		_, err := os.Lstat(filepath.Join(dir, name+".hub.key"))       // it may be the operator's
+		if len(taken) == 0 && errors.Is(err, fs.ErrNotExist) {
 			return name
 		}
 		name = stem + "." + strconv.Itoa(i)

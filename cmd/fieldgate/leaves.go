@@ -76,6 +76,7 @@ var leafID = regexp.MustCompile(`^[A-Za-z0-9\-:.%_*?!(),=@$';]{1,128}$`)
 type leaf struct {
 	pairing.Leaf
 	key       identity.Key // zero: none, or by enrolment
+	keyFile   string       // where key was read, "" if it is zero
 	auth      identity.Auth
 	mayListen []string
 }
@@ -96,7 +97,9 @@ func (l *loader) addLeaves(list []strict.Table) {
 			c.Auth = identity.AuthGateway // its files go as its messages do
 		}
 		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}, auth: c.Auth, mayListen: c.MayListen}
-		one.key = l.hubKey(t, "key_file", c.KeyFile)
+		if one.key = l.hubKey(t, "key_file", c.KeyFile); c.KeyFile != "" {
+			one.keyFile = t.Resolve(c.KeyFile)
+		}
 		one.Key = l.hubKey(t, "login_key_file", c.LoginKeyFile)
 		if text := l.secret(t, "password_file", c.PasswordFile); text != "" {
 			if one.Password, err = pairing.ParsePasswordHash(text); err != nil {

@@ -169,7 +169,8 @@ func (r *reloader) tell(next *config, changed []differing) (renewed bool, err er
 
 // tellLeaves admits, changes and removes leaves. reproven says that one that was
 // known before is proven to the hub in another way. One of which the store cannot tell
-// whether it is enrolled stays as it was.
+// whether it is enrolled stays as it was. The folder of the configuration must be
+// locked.
 func (r *reloader) tellLeaves(next *config) (reproven bool) {
 	roster := r.g.roster
 	stays := make(map[string]bool)
@@ -186,6 +187,9 @@ func (r *reloader) tellLeaves(next *config) (reproven bool) {
 	}
 	for _, l := range roster.all() {
 		if !stays[l.ID] {
+			if err := (leafFiles{r.file, r.g.cfg.sealed}).keepProof(&next.tables, &l); err != nil {
+				r.g.log.Error("what the leaf has left here can be sent until the next start only", "leaf", l.ID, "error", err)
+			}
 			roster.dismiss(l.ID)
 		}
 	}

@@ -215,8 +215,14 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		return nil, err
 	}
 	g.roster = &roster{cfg: cfg, table: table, keys: keys, proofs: proofs, notes: queue, leaves: make(map[string]leaf)}
-	if err := g.proveRemoved(queue); err != nil {
-		return nil, err
+	removed := leafFiles{cfg.file, cfg.sealed}
+	for _, l := range removed.removed(&cfg.tables) { // what they have left in custody still goes to the hub
+		if _, err := cfg.leaf(l.ID); err == nil {
+			continue // there is another one of the name
+		}
+		if err := g.roster.prove(l); err != nil {
+			return nil, err
+		}
 	}
 	g.roster.limitMemory()
 	for _, l := range cfg.leaves {
@@ -288,25 +294,21 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
-	return g, nil
+	if g.nothingLeft(queue) {
+		err = removed.forgetRemoved()
+	}
+	return g, err
 }
 
-// proveRemoved lets what removed leaves have left in custody go to the hub. When there
-// is nothing of anybody they are forgotten altogether.
-func (g *assembly) proveRemoved(queue *store.Store) error {
-	files, left := leafFiles{g.cfg.file, g.cfg.sealed}, 0
-	for _, lane := range queue.State().Lanes {
+// nothingLeft says that nothing of anybody is in custody that needs a proof: messages,
+// dead letters, which may be replayed, reported properties and files.
+func (g *assembly) nothingLeft(queue *store.Store) bool {
+	s := queue.State()
+	left := s.DeadLetters + g.twins.State().Waiting + g.files.State().Waiting
+	for _, lane := range s.Lanes {
 		left += lane.Messages
 	}
-	if left == 0 {
-		return files.forgetRemoved()
-	}
-	for _, l := range files.removed(&g.cfg.tables) {
-		if err := g.roster.prove(l); err != nil {
-			return err
-		}
-	}
-	return nil
+	return left == 0
 }
 
 // peers returns who answers behind drivers.

@@ -131,3 +131,60 @@ func TestLeafIsPutOut(t *testing.T) {
 		t.Error("the password of a removed leaf is good for the next one of its name")
 	}
 }
+
+// What leaves have handed over goes to the hub under the id that they had then, when
+// they have got another one, or their tables are gone, and the gateway has been killed
+// since.
+func TestBacklogOfLeavesThatAreNoMore(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 3*patience)
+	s := newSite(ctx, t, site.Plan{Leaves: []site.Device{{ID: "by-hand", Kind: site.MQTT3}, {ID: "stays", Kind: site.MQTT3}}})
+	enrolling(t, s)
+	must(t, s.StartGateway(ctx))
+	must(t, s.Cut(ctx))
+	c := &terminal{t, ctx, s}
+	trust, err := site.Trust(s.CAFile())
+	must(t, err)
+	send := func(id, password string) {
+		t.Helper()
+		client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + s.Broker()).SetClientID(id).SetUsername(id).SetPassword(password).
+			SetTLSConfig(trust).SetAutoReconnect(false))
+		defer client.Disconnect(0)
+		for _, token := range []func() mqtt.Token{client.Connect, func() mqtt.Token { return client.Publish("leaf/"+id+"/telemetry", 1, false, "of "+id) }} {
+			waiting := token()
+			if !waiting.WaitTimeout(patience) {
+				t.Fatalf("%s gets no answer", id)
+			}
+			must(t, waiting.Error())
+		}
+	}
+	added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", "sensor-3", "--password", "--output", "json"))
+	send("sensor-3", added.Password)
+	send("by-hand", site.Password("by-hand"))
+
+	c.gets(0, "device", "rename", "sensor-3", "sensor-4")
+	bench := filepath.Join(s.Dir(), "gateway", "leaf.d", "bench.toml")
+	text, err := os.ReadFile(bench)
+	must(t, err)
+	_, rest, found := strings.Cut(string(text), "[[leaf]]\nid = \"by-hand\"\n")
+	_, rest, more := strings.Cut(rest, "[[leaf]]\n")
+	if !found || !more {
+		t.Fatalf("the leaves are\n%s", text)
+	}
+	must(t, os.WriteFile(bench, []byte("[[leaf]]\n"+rest), 0o644))
+	newOperator(t, s).hangUp(ctx)
+	must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "by-hand.key")))
+	if out := c.gets(0, "device", "list"); strings.Contains(out, "by-hand") || strings.Contains(out, "sensor-3") {
+		t.Errorf("leaves that are no more: %s", out)
+	}
+	send("sensor-4", added.Password)
+
+	s.Gateway().Kill()
+	must(t, s.StartGateway(ctx))
+	must(t, s.Restore(ctx))
+	for _, e := range awaitEvents(ctx, t, s, 3) {
+		if string(e.Body) != "of "+e.Device {
+			t.Errorf("%q arrives as %q's", e.Body, e.Device)
+		}
+	}
+}
