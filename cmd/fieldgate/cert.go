@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto"
@@ -64,21 +65,26 @@ func (c *certChange) open(args []string) (p *shownPair, done func(), err error) 
 	}
 	done, err = lockFolder(filepath.Dir(c.file))
 	if err != nil {
-		return nil, nil, &failure{exitFailed, "cannot change certificates", err, "run it with sudo, or name another file with --config"}
+		return nil, nil, &failure{exitFailed, "cannot change certificates", err, lockHint(err)}
 	}
 	return p, done, nil
 }
 
 // on opens the pair of the listener that is named by the argument behind the first ones,
-// or the only pair, and does something with it.
-func (c *certChange) on(first int, do func(ctx context.Context, p *shownPair, args []string) error) func(*cobra.Command, []string) error {
+// or the only pair, and does something with it. What do says is written when it has
+// ended: whoever reads it must not keep others waiting.
+func (c *certChange) on(std streams, first int, do func(ctx context.Context, std streams, p *shownPair, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		p, done, err := c.open(args[first:])
 		if err != nil {
 			return err
 		}
-		defer done()
-		return do(cmd.Context(), p, args)
+		var out, errs bytes.Buffer
+		err = do(cmd.Context(), streams{nil, &out, &errs}, p, args)
+		done()
+		_, told := errs.WriteTo(std.err)
+		_, wrote := out.WriteTo(std.out)
+		return cmp.Or(err, wrote, told)
 	}
 }
 
@@ -200,7 +206,7 @@ what is renewed.
 ` + swapText,
 		Example: "  sudo fieldgate cert create --name gateway.local --name 192.168.7.1\n  fieldgate cert show --ca > ca.crt",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
+		RunE: c.on(std, 0, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
 			if old, err := p.current(); !replace && !errors.Is(err, fs.ErrNotExist) {
 				what := "it cannot be read"
 				if err == nil {
@@ -276,7 +282,7 @@ authority has signed is renewed with "cert create-csr" and "cert import".
 ` + swapText,
 		Example: "  sudo fieldgate cert renew\n  sudo fieldgate cert renew --if-needed",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
+		RunE: c.on(std, 0, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
 			chain, err := p.current()
 			if err != nil {
 				return &failure{exitNotFound, "there is no certificate to renew", err, "fieldgate cert create"}
@@ -326,7 +332,7 @@ a new one: with --new-key, or where there is none. The new one waits, sealed lik
 other, until the certificate comes: fieldgate cert import.`,
 		Example: "  sudo fieldgate cert create-csr > gateway.csr\n  sudo fieldgate cert create-csr --new-key --name gateway.local > gateway.csr",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: c.on(0, func(_ context.Context, p *shownPair, _ []string) error {
+		RunE: c.on(std, 0, func(_ context.Context, std streams, p *shownPair, _ []string) error {
 			if old, err := p.current(); len(names) == 0 && err == nil {
 				names = namesOf(old[0])
 			}
@@ -373,6 +379,7 @@ func (d *desk) keepNewKey(p *shownPair) (crypto.Signer, error) {
 }
 
 func importCertCommand(std streams) *cobra.Command {
+	const what = "cannot import the certificate"
 	var c certChange
 	var keyFile string
 	cmd := &cobra.Command{
@@ -384,27 +391,28 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 ` + swapText,
 		Example: "  sudo fieldgate cert import signed.pem\n  sudo fieldgate cert import signed.pem --key gateway.key --ca company-ca.pem",
 		Args:    cobra.RangeArgs(1, 2),
-		RunE: c.on(1, func(ctx context.Context, p *shownPair, args []string) error {
-			const what = "cannot import the certificate"
+		RunE: func(cmd *cobra.Command, args []string) error {
 			chain, certs, err := readChain(std.in, args[0])
 			if err != nil {
 				return &failure{exitNotFound, what, err, "name a file with a certificate in PEM form"}
 			}
-			key, err := keyFor(certs[0], keyFile, p)
-			if err != nil {
-				return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
-			}
-			if err := c.use(ctx, std, p, chain, key); err != nil {
-				return err
-			}
-			if err := os.Remove(p.RequestFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return &failure{exitFailed, "the key of the request stays", err, "remove it: " + p.RequestFile()}
-			}
-			if keyFile != "" {
-				fmt.Fprintf(std.err, "%s is still there, for you to keep safe or to remove\n", keyFile)
-			}
-			return nil
-		}),
+			return c.on(std, 1, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
+				key, err := keyFor(certs[0], keyFile, p)
+				if err != nil {
+					return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
+				}
+				if err := c.use(ctx, std, p, chain, key); err != nil {
+					return err
+				}
+				if err := os.Remove(p.RequestFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return &failure{exitFailed, "the key of the request stays", err, "remove it: " + p.RequestFile()}
+				}
+				if keyFile != "" {
+					fmt.Fprintf(std.err, "%s is still there, for you to keep safe or to remove\n", keyFile)
+				}
+				return nil
+			})(cmd, args)
+		},
 	}
 	c.flags(cmd)
 	cmd.Flags().StringVar(&keyFile, "key", "", "the certificate's key, `FILE` in PEM form")
@@ -461,7 +469,7 @@ they still prove themselves; once more, and it is as it was. Listeners of a runn
 gateway show it at once.`,
 		Example: "  sudo fieldgate cert rollback",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: c.on(0, func(ctx context.Context, p *shownPair, _ []string) error {
+		RunE: c.on(std, 0, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
 			const what = "cannot go back"
 			certFile, keyFile, err := p.Former()
 			if err != nil {

@@ -84,10 +84,11 @@ func (a *applying) applyEdited(ctx context.Context, std streams, file string, ol
 		return a.apply(ctx, std, control.ConfigChange{Text: new(string(text))})
 	}
 	unlock, err := lockFolder(filepath.Dir(file))
-	if err == nil {
-		defer unlock()
-		err = replaceFile(file, text)
+	if err != nil {
+		return &failure{exitFailed, "cannot write " + file, err, lockHint(err)}
 	}
+	err = replaceFile(file, text)
+	unlock()
 	if err != nil {
 		return &failure{exitFailed, "cannot write " + file, err, "run it with sudo"}
 	}

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -113,35 +115,48 @@ func (l *local) change(std streams, find func(*settings) ([]change, error)) erro
 // editing makes a new text of that of a file.
 type editing func(text []byte) ([]byte, error)
 
-// edit has a file of the configuration edited that find names, checks the result and
-// writes it.
+// edit has a file of the configuration edited that find names, checks the result,
+// writes it, and says what has changed.
 func (l *local) edit(std streams, find func(*settings) (file string, do editing, err error)) error {
+	file, all, err := l.rewrite(find)
+	if err != nil {
+		return err
+	}
+	return l.report(std.out, file, all)
+}
+
+// rewrite is the part of edit in which nobody else may change the configuration.
+func (l *local) rewrite(find func(*settings) (file string, do editing, err error)) (file string, all []differing, err error) {
 	const what = "cannot change the configuration"
 	unlock, err := lockFolder(filepath.Dir(l.file))
 	if err != nil {
-		return &failure{exitFailed, what, err, "run it with sudo, or name another file with --config"}
+		return "", nil, &failure{exitFailed, what, err, lockHint(err)}
 	}
 	defer unlock()
 	before, err := l.read()
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	file, do, err := find(before)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	old, err := os.ReadFile(file)
 	if err != nil {
-		return &failure{exitFailed, what, err, "try again"}
+		return "", nil, &failure{exitFailed, what, err, "try again"}
 	}
 	text, err := do(old)
 	if err != nil {
-		return &failure{exitFailed, what, err, "change " + file + " with an editor, then run: fieldgate config validate " + l.file}
+		return "", nil, &failure{exitFailed, what, err, "change " + file + " with an editor, then run: fieldgate config validate " + l.file}
 	}
 	if err := l.write(file, old, text); err != nil {
-		return err
+		return "", nil, err
 	}
-	return l.report(std.out, before, file)
+	after, err := l.read()
+	if err != nil {
+		return "", nil, err
+	}
+	return file, difference(before, after), nil
 }
 
 // applied returns the text with the changes made.
@@ -188,12 +203,7 @@ func (l *local) write(file string, old, text []byte) error {
 }
 
 // report says what has changed.
-func (l *local) report(out io.Writer, before *settings, file string) error {
-	after, err := l.read()
-	if err != nil {
-		return err
-	}
-	all := difference(before, after)
+func (l *local) report(out io.Writer, file string, all []differing) error {
 	if !l.forPeople() {
 		return encode(out, l.output, struct {
 			File    string      `json:"file"`
@@ -211,17 +221,60 @@ func (l *local) report(out io.Writer, before *settings, file string) error {
 	return nil
 }
 
-// lockFolder keeps others from changing the configuration meanwhile.
+// lockWait is how long others may take to change the configuration, and lockRetry how
+// often it is looked whether they have ended.
+const (
+	lockWait  = 10 * time.Second
+	lockRetry = 20 * time.Millisecond
+)
+
+// lockFolder keeps others from changing the configuration meanwhile. It waits for one
+// who is at it for lockWait at most, for the daemon has more to do: the error wraps
+// unix.EWOULDBLOCK then and says who it is. Nothing is to be written to a terminal or
+// pipe, or read from one, before unlock is called, which can be done twice.
 func lockFolder(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, err
+	for begin := time.Now(); ; time.Sleep(lockRetry) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begin) >= lockWait {
+			who := holder(f)
+			f.Close()
+			return nil, fmt.Errorf("%s is locked by %s: %w", dir, who, err)
+		}
 	}
-	return func() { f.Close() }, nil
+}
+
+// holder says which process has locked a file (proc_locks(5)), as far as that can be
+// seen.
+func holder(f *os.File) string {
+	var s unix.Stat_t
+	text, err := os.ReadFile("/proc/locks")
+	if err := errors.Join(err, unix.Fstat(int(f.Fd()), &s)); err != nil {
+		return "another process"
+	}
+	at := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(s.Dev)), unix.Minor(uint64(s.Dev)), s.Ino)
+	for line := range strings.Lines(string(text)) {
+		// 1: FLOCK  ADVISORY  WRITE 708 fe:01:1234 0 EOF
+		if field := strings.Fields(line); len(field) > 5 && field[1] == "FLOCK" && field[5] == at {
+			name, _ := os.ReadFile("/proc/" + field[4] + "/comm") // not everybody may
+			return strings.TrimSpace("process " + field[4] + " " + string(name))
+		}
+	}
+	return "another process"
+}
+
+// lockHint says what to do when a folder cannot be locked.
+func lockHint(err error) string {
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return "try again when that has ended"
+	}
+	return "run it with sudo, or name another file with --config"
 }
 
 // replaceFile puts a text in the place of a file that is there, with the same owner
