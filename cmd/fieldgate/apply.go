@@ -59,6 +59,11 @@ type trial struct {
 	before uplink.State // of the uplink that worked; connections are counted anew after a restart
 	fresh  bool         // a new connection has to come, the old one proves nothing
 	proven bool         // and it could not be noted
+
+	// Leaves that the hub has not accepted yet the way they are proven now, and why not.
+	// They are asked about again at ask. Only watch touches these.
+	unproven map[string]string
+	ask      time.Time
 }
 
 // openApplier reads what is kept in the data folder, and puts back what was good if a
@@ -273,8 +278,8 @@ func (a *applier) Apply(c control.ConfigChange, who string) (control.ConfigAppli
 	if a.gate == nil {
 		return control.ConfigApplied{}, fmt.Errorf("%w: the gateway is starting or stopping", control.ErrConflict)
 	}
-	if a.trial != nil {
-		return control.ConfigApplied{}, fmt.Errorf("%w: revision %d has to prove itself first, in %v at most", control.ErrConflict, a.trial.number, time.Until(a.trial.until).Round(time.Second))
+	if err := a.busyLocked(); err != nil {
+		return control.ConfigApplied{}, err
 	}
 	unlock, err := lockFolder(filepath.Dir(a.file))
 	if err != nil {
@@ -316,6 +321,14 @@ func (a *applier) Apply(c control.ConfigChange, who string) (control.ConfigAppli
 	return out, a.applyLocked(&out, next, files, texts, confirmTime(c.ConfirmSeconds), who)
 }
 
+// busyLocked is an error while there is a trial.
+func (a *applier) busyLocked() error {
+	if a.trial == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: revision %d has to prove itself first, in %v at most", control.ErrConflict, a.trial.number, time.Until(a.trial.until).Round(time.Second))
+}
+
 // confirmTime is at most a day.
 func confirmTime(seconds float64) time.Duration {
 	return time.Duration(min(max(seconds, 0), 86400) * float64(time.Second))
@@ -345,6 +358,7 @@ func (a *applier) applyLocked(out *control.ConfigApplied, next *config, files re
 	link := limit > 0 && before.Connected && slices.ContainsFunc(out.Changes, func(k control.ConfigKey) bool {
 		return k.Change != changeLive || strings.HasPrefix(k.Key, "leaf")
 	})
+	unproven := a.gate.unproven(next)
 	number, err := a.book.Add(files, who, revision.OnTrial, time.Now())
 	if err != nil {
 		return fmt.Errorf("cannot keep the revision: %w", err)
@@ -369,10 +383,10 @@ func (a *applier) applyLocked(out *control.ConfigApplied, next *config, files re
 	switch {
 	case out.Restart:
 		before.Connects = nil
-		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: link, before: before, fresh: true}
+		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: link, before: before, fresh: true, unproven: unproven}
 		a.restartLocked()
 	case link:
-		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: true, before: before, fresh: fresh}
+		a.trial = &trial{number: number, until: time.Now().Add(limit), limit: limit, link: true, before: before, fresh: fresh, unproven: unproven}
 	default:
 		out.State = string(revision.Good)
 		return a.book.End(revision.Good, "")
@@ -409,6 +423,7 @@ func (a *applier) watch(ctx context.Context, gate *reloader, hup <-chan os.Signa
 	for {
 		select {
 		case <-tick.C:
+			a.prove(ctx)
 			a.judge(time.Now())
 		case <-hup:
 			a.signalled()
@@ -418,6 +433,25 @@ func (a *applier) watch(ctx context.Context, gate *reloader, hup <-chan os.Signa
 			return nil
 		}
 	}
+}
+
+// prove shows the hub how leaves are proven now of which that has changed: else one that
+// has nothing to send would be found out when the trial is over. The hub takes its
+// time, so nothing is locked meanwhile.
+func (a *applier) prove(ctx context.Context) {
+	a.mu.Lock()
+	t, gate := a.trial, a.gate
+	a.mu.Unlock()
+	if t == nil || gate == nil || len(t.unproven) == 0 || time.Now().Before(t.ask) {
+		return
+	}
+	if s := gate.g.uplink.State(); t.away(&s) != "" {
+		return
+	}
+	ctx, cancel := context.WithDeadline(ctx, t.until)
+	defer cancel()
+	t.unproven = gate.prove(ctx, t.unproven)
+	t.ask = time.Now().Add(t.settle())
 }
 
 // judge ends the trial if it is time.
@@ -456,26 +490,38 @@ func (t *trial) missing(s *uplink.State, now time.Time) string {
 	if !t.link {
 		return ""
 	}
-	if !s.Connected || t.fresh && s.Connects[uplink.ConnectOK] <= t.before.Connects[uplink.ConnectOK] {
-		if s.LastError != "" && !s.Connected {
-			return "the connection to the hub was not back (" + s.LastError + ")"
-		}
-		return "the connection to the hub was not back"
+	if away := t.away(s); away != "" {
+		return away
 	}
-	for _, leaf := range slices.Sorted(maps.Keys(s.Refused)) {
-		if _, known := t.before.Refused[leaf]; !known {
-			return fmt.Sprintf("the hub did not take leaf %s any more (%s)", leaf, s.Refused[leaf])
+	for _, failed := range []map[string]string{s.Refused, t.unproven} {
+		for _, leaf := range slices.Sorted(maps.Keys(failed)) {
+			if _, known := t.before.Refused[leaf]; !known {
+				return fmt.Sprintf("the hub did not take leaf %s any more (%s)", leaf, failed[leaf])
+			}
 		}
 	}
-	// The hub says what it does not take only when there is something to be taken.
-	if settle := min(t.limit/4, settleTime); s.LastAccepted.Before(s.Since) && now.Sub(s.Since) < settle {
+	// What else the hub does not take any more shows when there is something to be taken.
+	if now.Sub(s.Since) < t.settle() {
 		return "the connection to the hub was not back for long enough"
 	}
 	return ""
 }
 
-// settleTime is how long a connection must last that carries nothing, to count.
+// away says what the connection to the hub lacks, "" for nothing.
+func (t *trial) away(s *uplink.State) string {
+	switch {
+	case s.Connected && (!t.fresh || s.Connects[uplink.ConnectOK] > t.before.Connects[uplink.ConnectOK]):
+		return ""
+	case s.LastError != "" && !s.Connected:
+		return "the connection to the hub was not back (" + s.LastError + ")"
+	}
+	return "the connection to the hub was not back"
+}
+
+// settleTime is how long a connection must last to count, if there is time for that.
 const settleTime = 10 * time.Second
+
+func (t *trial) settle() time.Duration { return min(t.limit/4, settleTime) }
 
 // rollBackLocked goes back to the last good configuration.
 func (a *applier) rollBackLocked(number int, why string) {

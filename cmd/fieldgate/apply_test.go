@@ -10,7 +10,35 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
+
+// A trial is not over before the connection has stood for a while, whatever came over
+// it meanwhile, and before each leaf is proven whose proof is another one.
+func TestTrialTakesItsTime(t *testing.T) {
+	begin := time.Now()
+	proven := uplink.State{Connected: true, Since: begin, LastAccepted: begin.Add(time.Second), Connects: map[string]int64{uplink.ConnectOK: 2}}
+	refused := proven
+	refused.Refused = map[string]string{"a": "401"}
+	for _, c := range []struct {
+		name     string
+		state    uplink.State
+		unproven map[string]string
+		after    time.Duration
+		missing  string
+	}{
+		{"at once", proven, nil, 2 * time.Second, "the connection to the hub was not back for long enough"},
+		{"later", proven, nil, settleTime, ""},
+		{"a leaf is not proven", proven, map[string]string{"b": "status 401"}, time.Hour, "the hub did not take leaf b any more (status 401)"},
+		{"a leaf is refused", refused, nil, time.Hour, "the hub did not take leaf a any more (401)"},
+	} {
+		x := &trial{limit: time.Minute, link: true, fresh: true, unproven: c.unproven, before: uplink.State{Connects: map[string]int64{uplink.ConnectOK: 1}}}
+		if got := x.missing(&c.state, begin.Add(c.after)); got != c.missing {
+			t.Errorf("%s: %q, want %q", c.name, got, c.missing)
+		}
+	}
+}
 
 // Somebody who holds the lock of the folder is waited for, but not for ever, and is
 // named.

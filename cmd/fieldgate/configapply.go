@@ -38,10 +38,16 @@ func (a *applying) allFlags(c *cobra.Command) {
 // rollBackText explains what all of them do.
 const rollBackText = `
 It is checked first, what changes is shown, and it counts at once. If the connection
-to the hub stood before, it has to be back within --confirm, with every leaf that the
-hub took before; else the gateway goes back to what it had, by itself, also when this
-command or the SSH session has ended, and also when it was killed meanwhile. Keys that
-need a restart are named, and nothing is applied without --restart.
+to the hub stood before, it has to be back within --confirm, for ten seconds on end (a
+quarter of --confirm, if that is less), with every leaf that the hub took before; else
+the gateway goes back to what it had, by itself, also when this command or the SSH
+session has ended, and also when it was killed meanwhile. Keys that need a restart are
+named, and nothing is applied without --restart.
+
+Over AMQP each leaf whose key or auth has changed is proven to the hub, whether it has
+something to send or not. Not proven are leaves with auth = "relay", who bring their
+tokens, leaves that are new, and over MQTT any leaf: the hub knows only the gateway
+there. Of these it counts what the hub says to what they send meanwhile.
 
 Exit codes: 3 mistakes, 4 no daemon, 5 gone back for the hub was not there, 9 a restart
 is needed.`

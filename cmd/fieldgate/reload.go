@@ -2,14 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fieldgate/fieldgate/gateway/broker/mapping"
 	"github.com/fieldgate/fieldgate/gateway/identity"
@@ -180,7 +185,7 @@ func (r *reloader) tellLeaves(next *config) (reproven bool) {
 		if known && l.same(&old) {
 			continue
 		}
-		reproven = reproven || known && (l.auth != old.auth || !l.key.Equal(old.key))
+		reproven = reproven || known && l.reproven(&old)
 		if err := roster.admit(l); err != nil {
 			r.g.log.Error("leaf is as it was", "leaf", l.ID, "error", err)
 		}
@@ -194,6 +199,71 @@ func (r *reloader) tellLeaves(next *config) (reproven bool) {
 		}
 	}
 	return reproven
+}
+
+// reproven says that the leaf is proven to the hub in another way than before.
+func (l *leaf) reproven(before *leaf) bool {
+	return l.auth != before.auth || !l.key.Equal(before.key)
+}
+
+// unproven are the leaves that have to be proven to the hub in another way with a
+// configuration than they are now, and why the hub does not know yet. Those that bring
+// their own tokens are not among them, and over MQTT only the gateway is proven.
+func (r *reloader) unproven(next *config) map[string]string {
+	all := make(map[string]string)
+	for _, l := range next.leaves {
+		old, known := r.g.roster.leaf(l.ID)
+		if known && l.reproven(&old) && l.auth != identity.AuthRelay && !next.Hub.overMQTT() {
+			all[l.ID] = "there was no time for it"
+		}
+	}
+	return all
+}
+
+// provesAtOnce is for how many leaves the hub is asked at once.
+const provesAtOnce = 16
+
+// prove shows the hub tokens of leaves, and returns those that it has not accepted
+// before ctx ended, and why.
+func (r *reloader) prove(ctx context.Context, leaves map[string]string) (left map[string]string) {
+	var mu sync.Mutex // guards left
+	left = maps.Clone(leaves)
+	var all errgroup.Group
+	all.SetLimit(provesAtOnce)
+	for leaf := range leaves {
+		all.Go(func() error {
+			why := r.proveOne(ctx, leaf)
+			mu.Lock()
+			defer mu.Unlock()
+			if why == "" {
+				delete(left, leaf)
+			} else if ctx.Err() == nil {
+				left[leaf] = why
+			}
+			return nil
+		})
+	}
+	_ = all.Wait() // there is none
+	return left
+}
+
+// proveOne shows the hub a token of a leaf and returns why it has not accepted it, ""
+// if it has.
+func (r *reloader) proveOne(ctx context.Context, leaf string) (why string) {
+	now := r.g.clock().Wall
+	token, expiry, err := r.proof.Token(ctx, leaf, now, now.Add(r.g.cfg.Hub.TokenTTL.D()))
+	if err != nil {
+		return err.Error()
+	}
+	accepted, err := r.g.uplink.Prove(ctx, r.proof.Identity(leaf), token, expiry)
+	switch {
+	case err != nil:
+		return err.Error()
+	case !accepted:
+		r.proof.Refused(leaf)
+		return "its token was refused"
+	}
+	return ""
 }
 
 // same says whether nothing about a leaf has changed for the table and the proofs.

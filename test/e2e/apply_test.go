@@ -22,6 +22,7 @@ func (o *operator) config(ctx context.Context, args ...string) (code int, said s
 	o.t.Helper()
 	args = append(append([]string{"config"}, args...), "--socket", filepath.Join(o.Dir(), "gateway/control.sock"))
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "fieldgate"), args...)
+	cmd.Env = append(os.Environ(), `EDITOR=sed -i s/keep_alive.*2s.*/keep_alive="4s"/`)
 	text, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
 		o.t.Fatal(err)
@@ -96,9 +97,11 @@ func (o *operator) leafFile() string { return filepath.Join(o.Dir(), "gateway/le
 // What an operator does over one SSH session: a good change stays, one that loses the
 // hub or a leaf's place there is undone by the gateway alone, and no leaf notices.
 func TestApply(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t, 4*patience)
-	leaves := devices(3, site.MQTT3, site.SDK)
+	leaves := devices(4, site.MQTT3, site.SDK)
 	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	leaves, silent := leaves[:3], leaves[3].ID
 	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 20})
 	o.await(ctx, "all leaves", func() bool { return crew.Stats().Connected })
 	o.linked(ctx)
@@ -127,19 +130,30 @@ func TestApply(t *testing.T) {
 	o.wants(ctx, 5, "the hub did not take leaf leaf-001", "apply", "--confirm", "5s")
 	o.unchanged(bench)
 
+	// That of a leaf that has nothing to send, while others have.
+	other := []byte(strings.Replace(string(bench), filepath.Join(o.Dir(), "gateway", silent+".key"), key, 1))
+	must(t, os.WriteFile(o.leafFile(), other, 0o644))
+	o.wants(ctx, 5, "the hub did not take leaf "+silent, "apply", "--confirm", "5s")
+	o.unchanged(bench)
+	must(t, o.Hub().RemoveDevice(ctx, silent))
+	_, err = o.Hub().AddDevice(ctx, silent, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+	must(t, err)
+	must(t, os.WriteFile(o.leafFile(), other, 0o644))
+	o.wants(ctx, 0, "is kept", "apply", "--confirm", "30s")
+	bench = other
+
 	// What is good stays, and can be taken back.
 	o.wants(ctx, 0, "is kept", "apply", o.other(`keep_alive = "2s"`, `keep_alive = "3s"`), "--confirm", "30s")
-	if got := fmt.Sprint(o.states(ctx)); got != "[kept undone undone kept runs]" {
+	if got := fmt.Sprint(o.states(ctx)); got != "[kept undone undone undone kept kept runs]" {
 		t.Errorf("history %v", got)
 	}
 	o.wants(ctx, 0, `"3s"`, "rollback", "--confirm", "30s")
 	o.unchanged(bench)
-	o.wants(ctx, 0, "keep_alive = \"3s\"", "history", "4")
+	o.wants(ctx, 0, "keep_alive = \"3s\"", "history", "6")
 	o.wants(ctx, 8, "no revision 99", "rollback", "99")
 
-	t.Setenv("EDITOR", `sed -i s/keep_alive.*2s.*/keep_alive="4s"/`)
-	o.wants(ctx, 0, "is kept", "edit", "--config", o.ConfigFile(), "--confirm", "30s")
-	o.wants(ctx, 0, `"4s"`, "rollback", "--confirm", "30s")
+	o.wants(ctx, 0, "is kept", "edit", "--config", o.ConfigFile(), "--confirm", "0s")
+	o.wants(ctx, 0, `"4s"`, "rollback", "--confirm", "0s")
 	o.unchanged(bench)
 
 	must(t, crew.Finish(ctx))
@@ -159,6 +173,7 @@ func (o *operator) hubAddress() string {
 // Keys that need a restart are applied when the operator says so: the gateway starts
 // again, and if it cannot, or the hub is not back, it does with what it had.
 func TestApplyWithRestart(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t, 4*patience)
 	leaves := devices(2, site.MQTT3, site.SDK)
 	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
