@@ -90,12 +90,18 @@ func (d *devices) Alter(_ context.Context, id string, a control.Alteration) erro
 	if !l.key.IsZero() {
 		return fmt.Errorf("%w: the hub knows the key of %q under that name only: add %q with its own key, then remove %q", control.ErrConflict, id, a.ID, id)
 	}
-	renamed, err := d.files.set(id, "id", strconv.Quote(a.ID), a.ID)
-	if err != nil {
-		return err
-	}
-	d.roster.dismiss(id)
-	return d.roster.admit(renamed)
+	name := strconv.Quote(a.ID)
+	return d.changes.alter(id, "id", name, func() error {
+		if err := d.changes.mayRenameLocked(id); err != nil {
+			return err
+		}
+		renamed, err := d.files.set(id, "id", name, a.ID)
+		if err != nil {
+			return err
+		}
+		d.roster.dismiss(id)
+		return d.roster.admit(renamed)
+	})
 }
 
 func (d *devices) disable(l leaf, out bool) error {
@@ -107,14 +113,16 @@ func (d *devices) disable(l leaf, out bool) error {
 			return err
 		}
 	}
-	fresh, err := d.files.set(l.ID, "disabled", value, l.ID)
-	switch {
-	case err != nil && out:
-		return fmt.Errorf("it is out now, but will be back after a restart: %w", err)
-	case err != nil:
-		return err
-	}
-	return d.roster.admit(fresh)
+	return d.changes.alter(l.ID, "disabled", value, func() error {
+		fresh, err := d.files.set(l.ID, "disabled", value, l.ID)
+		switch {
+		case err != nil && out:
+			return fmt.Errorf("it is out now, but will be back after a restart: %w", err)
+		case err != nil:
+			return err
+		}
+		return d.roster.admit(fresh)
+	})
 }
 
 // Dismiss is described at control.Devices.

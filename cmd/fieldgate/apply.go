@@ -562,6 +562,62 @@ func (a *applier) startFailed(err error) bool {
 	return failed == nil
 }
 
+// alter has a leaf altered: do writes a key of it into its file and makes that count.
+// Then the key is written into all revisions as well, so that no rollback undoes it:
+// who is let in is not theirs to say.
+func (a *applier) alter(id, key, value string, do func() error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := do(); err != nil {
+		return err
+	}
+	err := a.book.Amend(func(files revision.Files) {
+		if name, text := alteredIn(files, id, key, value); name != "" {
+			files[name] = text
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("it is done, but a rollback of the configuration would undo it: %w", err)
+	}
+	return nil
+}
+
+// alteredIn returns the file of a revision in which a leaf stands, and its text with a
+// key of the leaf changed; no name if there is none that can be.
+func alteredIn(files revision.Files, id, key, value string) (name, text string) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := []byte(files[name])
+		s, err := readSettingsWith(name, false, map[string][]byte{name: text})
+		if err != nil {
+			continue // it counts for nobody
+		}
+		if at := s.leaf(id); at != nil {
+			if text, err = at.beside(text, key, value); err == nil {
+				return name, string(text)
+			}
+		}
+	}
+	return "", ""
+}
+
+// mayRenameLocked is an error where a leaf cannot get another name in the last good
+// revision: tables there may want the old one that the files have no more, or not yet,
+// and then nobody could go back.
+func (a *applier) mayRenameLocked(id string) error {
+	if err := a.busyLocked(); err != nil {
+		return err
+	}
+	good, _ := a.book.Good()
+	if name, _ := alteredIn(good.Files, id, "id", `""`); name == "" {
+		return nil
+	}
+	files, err := filesOf(a.file)
+	if err == nil && !maps.Equal(good.Files, files) {
+		err = fmt.Errorf("%w: the files of the configuration have changes that do not count yet: fieldgate config apply", control.ErrConflict)
+	}
+	return err
+}
+
 // signalled takes over what the files say, as a signal asks for.
 func (a *applier) signalled() {
 	a.mu.Lock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,87 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
+
+// operator returns what an operator of the daemon types: it wants an exit code and
+// returns what is said.
+func (d *daemon) operator(file string) func(want int, args ...string) string {
+	return func(want int, args ...string) string {
+		d.t.Helper()
+		code, out, errs := fieldgate(append(args, "--socket", filepath.Join(filepath.Dir(file), "control.sock"))...)
+		if code != want {
+			d.t.Fatalf("%v ended with %d, want %d\n%s%s\n%s", args, code, want, out, errs, strings.Join(d.log.lines(), ""))
+		}
+		return out + errs
+	}
+}
+
+// What "fieldgate device" has done to leaves is undone by no rollback: who was put out
+// does not come in again, and nobody has the name from before.
+func TestRollBackLetsNobodyIn(t *testing.T) {
+	file := folder(t, exampleText(t)+"\n[[leaf]]\nid = \"visitor\"\nauth = \"relay\"\n")
+	d := start(t, file)
+	d.logged("ready", "", "")
+	run := d.operator(file)
+	other := filepath.Join(filepath.Dir(file), "other.toml")
+	apply := func(want int, oldNew ...string) {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(other, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, other, oldNew...)
+		run(want, "config", "apply", other, "--restart")
+	}
+	outside := func() {
+		t.Helper()
+		if out := run(exitOK, "device", "show", "node-7", "--output", "json"); !strings.Contains(out, `"disabled"`) {
+			t.Errorf("node-7 is let in again:\n%s", out)
+		}
+		run(exitOK, "device", "show", "guest")
+		run(exitNotFound, "device", "show", "visitor")
+	}
+	apply(exitOK, "level = \"info\"", "level = \"debug\"") // revision 2
+
+	// A configuration that waits to be applied is not taken for one that ran.
+	rewrite(t, file, "window = 64", "window = 65")
+	run(exitOK, "device", "disable", "node-7")
+	if out := run(exitForbidden, "device", "rename", "visitor", "guest"); !strings.Contains(out, "fieldgate config apply") {
+		t.Errorf("says %s", out)
+	}
+	if out := run(exitOK, "config", "history", "2"); !strings.Contains(out, "window = 64") || !strings.Contains(out, "disabled = true") {
+		t.Errorf("revision 2 is\n%s", out)
+	}
+	rewrite(t, file, "window = 65", "window = 64")
+	run(exitOK, "device", "rename", "visitor", "guest")
+
+	// The gateway goes back by itself.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	apply(exitUnreachable, "[twin]", "[[broker.listener]]\naddress = \""+l.Addr().String()+"\"\nplain = true\n\n[twin]")
+	d.logged("configuration", "", "") // says why, so it runs again
+	outside()
+
+	// And is told to.
+	run(exitOK, "config", "rollback", "1")
+	outside()
+	if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), "disabled = true") || strings.Contains(string(text), "visitor") {
+		t.Errorf("%v: the file is\n%s", err, text)
+	}
+	run(exitOK, "device", "enable", "node-7")
+	run(exitOK, "config", "rollback", "2")
+	if out := run(exitOK, "device", "show", "node-7", "--output", "json"); strings.Contains(out, `"disabled"`) {
+		t.Errorf("node-7 is out again:\n%s", out)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
 
 // A trial is not over before the connection has stood for a while, whatever came over
 // it meanwhile, and before each leaf is proven whose proof is another one.

@@ -49,6 +49,9 @@ something to send or not. Not proven are leaves with auth = "relay", who bring t
 tokens, leaves that are new, and over MQTT any leaf: the hub knows only the gateway
 there. Of these it counts what the hub says to what they send meanwhile.
 
+Leaves that "device disable" and "device rename" have changed stay as they are: no
+rollback lets one in again.
+
 Exit codes: 3 mistakes, 4 no daemon, 5 gone back for the hub was not there, 9 a restart
 is needed.`
 

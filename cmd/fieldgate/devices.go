@@ -28,6 +28,7 @@ type devices struct {
 	recent *recent
 	files  leafFiles
 
+	changes  *applier
 	changing sync.Mutex // held while leaves are admitted or changed, here and on flash
 }
 

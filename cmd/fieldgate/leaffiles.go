@@ -133,14 +133,7 @@ func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {
 	if err != nil {
 		return leaf{}, err
 	}
-	path := append(at.path[:len(at.path)-1:len(at.path)-1], edit.Key(key)...)
-	text, err := edit.Unset(old, path)
-	if value != "" {
-		text, err = edit.Set(old, path, value)
-	}
-	if errors.Is(err, edit.ErrNotSet) {
-		text, err = old, nil
-	}
+	text, err := at.beside(old, key, value)
 	if err != nil {
 		return leaf{}, err
 	}
@@ -279,12 +272,31 @@ func (f leafFiles) find(id string) (*setting, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.leaf(id), nil
+}
+
+// leaf returns the setting that is a leaf's id, nil if there is none.
+func (s *settings) leaf(id string) *setting {
 	for _, one := range s.all {
 		if one.key != nil && one.key.path == "leaf[].id" && one.value == any(id) {
-			return one, nil
+			return one
 		}
 	}
-	return nil, nil
+	return nil
+}
+
+// beside returns the text of the setting's file with a key of its table changed; ""
+// takes the key out.
+func (s *setting) beside(old []byte, key, value string) ([]byte, error) {
+	path := append(s.path[:len(s.path)-1:len(s.path)-1], edit.Key(key)...)
+	if value != "" {
+		return edit.Set(old, path, value)
+	}
+	text, err := edit.Unset(old, path)
+	if errors.Is(err, edit.ErrNotSet) {
+		return old, nil
+	}
+	return text, err
 }
 
 // leaf returns a leaf that must be there.

@@ -108,14 +108,7 @@ func TestRollBackOfLeafD(t *testing.T) {
 	if err := os.WriteFile(extra, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run := func(want int, args ...string) string {
-		t.Helper()
-		code, out, errs := fieldgate(append(args, "--socket", filepath.Join(filepath.Dir(file), "control.sock"))...)
-		if code != want {
-			t.Fatalf("%v ended with %d, want %d\n%s%s\n%s", args, code, want, out, errs, strings.Join(d.log.lines(), ""))
-		}
-		return out
-	}
+	run := d.operator(file)
 	run(exitOK, "config", "apply")
 	run(exitOK, "device", "show", "extra")
 	if err := os.Remove(extra); err != nil {

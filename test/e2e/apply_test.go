@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -203,6 +204,60 @@ func TestApplyWithRestart(t *testing.T) {
 	}
 	must(t, crew.Finish(ctx))
 	allArrived(ctx, t, o.Site)
+}
+
+// The gateway goes back although somebody keeps the folder locked, and ends when it is
+// told to. A leaf that was put out while the trial was on stays out, also where the
+// trial ends with the process.
+func TestRollBackInTheWay(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 4*patience)
+	leaves := devices(2, site.MQTT3)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	operate := &terminal{t, ctx, o.Site}
+	out := func(leaf string) {
+		t.Helper()
+		if said := operate.gets(0, "device", "show", leaf, "--output", "json"); !strings.Contains(said, `"disabled"`) {
+			t.Errorf("%s is let in again: %s", leaf, said)
+		}
+	}
+	dead, err := site.FreeAddress()
+	must(t, err)
+	at := fmt.Sprintf("address = %q\nhttps", o.hubAddress())
+	lost := o.other(at, fmt.Sprintf("address = %q\nhttps", dead))
+	try := func(confirm string) (ended chan struct{}) {
+		o.linked(ctx)
+		before := o.said("configuration is applied")
+		ended = make(chan struct{})
+		go func() {
+			defer close(ended)
+			o.config(ctx, "apply", lost, "--confirm", confirm)
+		}()
+		o.await(ctx, "the trial", func() bool { return o.said("configuration is applied") > before })
+		return ended
+	}
+
+	ended := try("10m")
+	operate.gets(0, "device", "disable", "leaf-001")
+	o.Gateway().Kill()
+	<-ended
+	must(t, o.StartGateway(ctx))
+	out("leaf-001")
+
+	ended = try("3s")
+	operate.gets(0, "device", "disable", "leaf-002")
+	folder, err := os.Open(filepath.Dir(o.ConfigFile()))
+	must(t, err)
+	defer folder.Close()
+	must(t, syscall.Flock(int(folder.Fd()), syscall.LOCK_EX))
+	o.await(ctx, "the end of the trial", func() bool { return o.said("configuration is rolled back", "was not back") > 0 })
+	<-ended
+	out("leaf-001")
+	out("leaf-002")
+	if text, err := os.ReadFile(o.ConfigFile()); err != nil || string(text) != o.plain {
+		t.Errorf("the configuration is not as it was: %v", err)
+	}
+	must(t, o.Gateway().Stop())
 }
 
 // Killed at any moment of an apply, or while a confirmation is awaited, the gateway

@@ -159,6 +159,23 @@ func (b *Book) End(s State, why string) error {
 	return b.write(list)
 }
 
+// Amend changes the files of all revisions, whatever became of them: change is called
+// with those of each and changes them in place.
+func (b *Book) Amend(change func(Files)) error {
+	list, amended := slices.Clone(b.list), false
+	for i := range list {
+		files := make(Files)
+		maps.Copy(files, list[i].Files)
+		change(files)
+		amended = amended || !maps.Equal(files, list[i].Files)
+		list[i].Files = files
+	}
+	if !amended {
+		return nil
+	}
+	return b.write(list)
+}
+
 // write keeps the last revisions, the last good one among them whatever has been tried
 // since.
 func (b *Book) write(list []Revision) error {

@@ -28,7 +28,7 @@ func TestTheLastGoodOneIsAlwaysThere(t *testing.T) {
 		good, trial, steps := "", "", rapid.IntRange(1, 40).Draw(t, "steps")
 		for i := range steps {
 			text := fmt.Sprint(i / 2) // every other one is as the one before
-			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0:
 				_, err := b.Add(Files{"a.toml": text}, "test", Good, time.Now())
 				if (err == nil) != (trial == "") {
@@ -55,6 +55,15 @@ func TestTheLastGoodOneIsAlwaysThere(t *testing.T) {
 					t.Fatal(err)
 				}
 				trial = ""
+			case 4:
+				if err := b.Amend(func(f Files) { f["a.toml"] += "+" }); err != nil {
+					t.Fatal(err)
+				}
+				for _, text := range []*string{&good, &trial} {
+					if *text != "" {
+						*text += "+"
+					}
+				}
 			}
 			if b, err = Open(dir); err != nil {
 				t.Fatal(err)
