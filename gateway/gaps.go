@@ -143,14 +143,16 @@ func (f *flow) dropped(m *Message) uint64 {
 	return m.Dropped
 }
 
-// GivenUp is a run of messages that the store gave up at its bound: the numbers
-// First to Last of one leaf, lane and start. Dropped is what the first of them says.
+// GivenUp is a run of messages that the store gave up: the numbers First to Last of
+// one leaf, lane and start. Dropped is what the first of them says, Why is DropQuota
+// or DropPurged.
 type GivenUp struct {
 	Leaf        string
 	Lane        Lane
 	Start       uint32
 	First, Last uint64
 	Dropped     uint64
+	Why         DropReason
 }
 
 // gaveUp is told by the store.

@@ -41,10 +41,11 @@ const (
 	DropOversize DropReason = "oversize" // larger than the hub takes
 	DropDamaged  DropReason = "damaged"  // unreadable on flash, set aside
 	DropRefused  DropReason = "refused"  // QoS 0, not acknowledged, when the store could not take it
+	DropPurged   DropReason = "purged"   // given up by an operator
 )
 
 // DropReasons lists all reasons in a fixed order.
-var DropReasons = []DropReason{DropTTL, DropQuota, DropPoison, DropOversize, DropDamaged, DropRefused}
+var DropReasons = []DropReason{DropTTL, DropQuota, DropPoison, DropOversize, DropDamaged, DropRefused, DropPurged}
 
 // Store is custody on flash, as the path uses it. Safe for concurrent use.
 // Lanes are independent of each other in order, bounds and room.
@@ -88,8 +89,8 @@ type Store interface {
 	DeadLetter(m *Message, reason string) error
 
 	// OnGiveUp has f told which messages the bound drops, as far as they can be
-	// read, but not those that Release counts. f is called without locks of the
-	// store, by committers; it must not block and must call nothing of the store.
+	// read, but not those that Release counts, and which are purged. f is called
+	// without locks of the store, by committers too; it must not block and must call nothing of the store.
 	// OnGiveUp is called once, before anything else.
 	OnGiveUp(f func([]GivenUp))
 

@@ -288,7 +288,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
-		State:         func() any { return c.state() }, Shelf: queue, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
+		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
 		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
 		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,

@@ -21,13 +21,18 @@ type Letter struct {
 // FullLetter is a dead letter in an export.
 type FullLetter struct {
 	Letter
+	Start uint32 `json:"start"`
+	Seq   uint64 `json:"seq"`
+	Content
+}
+
+// Content is what an export says of a message beyond what a list does.
+type Content struct {
 	Channel         string            `json:"channel,omitempty"`
 	ContentType     string            `json:"content_type,omitempty"`
 	ContentEncoding string            `json:"content_encoding,omitempty"`
 	CorrelationID   string            `json:"correlation_id,omitempty"`
 	Properties      map[string]string `json:"properties,omitempty"`
-	Start           uint32            `json:"start"`
-	Seq             uint64            `json:"seq"`
 	Body            []byte            `json:"body"` // Base64
 }
 
@@ -85,16 +90,19 @@ func letterOf(d gateway.DeadLetter) Letter {
 
 func fullLetterOf(d gateway.DeadLetter) FullLetter {
 	m := d.Message
-	l := FullLetter{
-		Letter: letterOf(d), Channel: m.Channel, ContentType: m.System.ContentType,
-		ContentEncoding: m.System.ContentEncoding, CorrelationID: m.System.CorrelationID,
-		Start: m.Start, Seq: m.Seq, Body: m.Body,
+	return FullLetter{letterOf(d), m.Start, m.Seq, contentOf(m)}
+}
+
+func contentOf(m *gateway.Message) Content {
+	c := Content{
+		Channel: m.Channel, ContentType: m.System.ContentType,
+		ContentEncoding: m.System.ContentEncoding, CorrelationID: m.System.CorrelationID, Body: m.Body,
 	}
 	if len(m.Properties) > 0 {
-		l.Properties = make(map[string]string, len(m.Properties))
+		c.Properties = make(map[string]string, len(m.Properties))
 		for _, p := range m.Properties {
-			l.Properties[p.Name] = p.Value
+			c.Properties[p.Name] = p.Value
 		}
 	}
-	return l
+	return c
 }

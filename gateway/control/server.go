@@ -53,6 +53,9 @@ type Parts struct {
 	// State returns a snapshot that can be written as JSON.
 	State func() any
 	Shelf gateway.Shelf
+	// Backlog is what waits on flash, and Clock says how old it is.
+	Backlog gateway.Backlog
+	Clock   gateway.Clock
 	// Replay puts a letter back into its lane, see gateway.Path.
 	Replay  func(context.Context, gateway.DeadLetter) error
 	Devices Devices
@@ -83,13 +86,15 @@ type Server struct {
 	Parts
 	local chan struct{} // one element for each caller that waits for a leaf
 
+	looks chan struct{} // one element for each caller that looks at the backlog
+
 	questions atomic.Int64 // that pairings have asked
 	answers   chan Answer  // to the one of the pairing under way
 }
 
 // New makes a server; cfg must be valid.
 func New(cfg Config, p Parts) *Server {
-	return &Server{cfg: cfg, Parts: p, local: make(chan struct{}, maxLocal), answers: make(chan Answer)}
+	return &Server{cfg: cfg, Parts: p, local: make(chan struct{}, maxLocal), looks: make(chan struct{}, maxLooks), answers: make(chan Answer)}
 }
 
 // Run serves until ctx ends. A socket that cannot be had is said loudly, but is
@@ -172,6 +177,9 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/dead-letters/export", s.may(reading, s.export))
 	mux.HandleFunc("POST /v1/dead-letters/replay", s.may(changing, s.replay))
 	mux.HandleFunc("POST /v1/dead-letters/purge", s.may(changing, s.purge))
+	mux.HandleFunc("GET /v1/store/messages", s.may(reading, s.look(s.waiting)))
+	mux.HandleFunc("GET /v1/store/verify", s.may(reading, s.look(s.verify)))
+	mux.HandleFunc("POST /v1/store/purge", s.may(changing, s.look(s.purgeBacklog)))
 	if s.Configuration != nil {
 		mux.HandleFunc("POST /v1/config", s.may(changing, s.apply))
 		mux.HandleFunc("GET /v1/config/revisions", s.may(reading, s.revisions))

@@ -111,7 +111,7 @@ func (l *lane) thin(s *segment) error {
 	if err := l.openReading(s); err != nil {
 		return err
 	}
-	sieve := sieve{lane: l, segment: s, seen: map[string]int{}}
+	sieve := sieve{lane: l, segment: s, seen: map[string]int{}, names: roll{why: gateway.DropQuota}}
 	s.thinned = true // goes into the new index
 	if err := l.rewrite(s, logSize(s.dir)+segmentMemtable, l.store.trash, sieve.feed); err != nil {
 		s.thinned = false

@@ -283,17 +283,24 @@ func (l *lane) openReading(s *segment) error {
 	if err := finishRewrite(s.dir); err != nil {
 		return fmt.Errorf("%w: cannot finish rewriting a segment: %w", gateway.ErrStoreFailed, err)
 	}
-	size := int64(l.store.cfg.SegmentSize)
-	db, err := readSegment(s.dir, size, l.log)
+	err := l.openFiles(s)
 	if err != nil && !passing(err) {
 		l.log.Warn("segment does not open and is recovered", "folder", s.dir, "error", err)
 		if err = l.recoverSealed(s); err == nil {
-			db, err = readSegment(s.dir, size, l.log)
+			err = l.openFiles(s)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("%w: cannot open segment for reading: %w", gateway.ErrStoreFailed, err)
 	}
-	s.db = db
 	return nil
+}
+
+// openFiles opens a sealed segment for reading as it is. The caller holds s.io.
+func (l *lane) openFiles(s *segment) error {
+	db, err := readSegment(s.dir, int64(l.store.cfg.SegmentSize), l.log)
+	if err == nil {
+		s.db = db
+	}
+	return err
 }

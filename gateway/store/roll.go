@@ -10,6 +10,7 @@ import (
 
 // roll names messages in runs: most of a leaf stand in a row.
 type roll struct {
+	why  gateway.DropReason
 	runs []gateway.GivenUp
 	last map[string]int // index of the last run of each leaf
 }
@@ -26,7 +27,7 @@ func (r *roll) add(m *gateway.Message) {
 	}
 	r.last[m.Leaf] = len(r.runs)
 	r.runs = append(r.runs, gateway.GivenUp{
-		Leaf: m.Leaf, Lane: m.Lane, Start: m.Start, First: m.Seq, Last: m.Seq, Dropped: m.Dropped,
+		Leaf: m.Leaf, Lane: m.Lane, Start: m.Start, First: m.Seq, Last: m.Seq, Dropped: m.Dropped, Why: r.why,
 	})
 }
 
@@ -43,7 +44,7 @@ func (l *lane) nameWaiting(s *segment) []gateway.GivenUp {
 	if l.openReading(s) != nil {
 		return nil
 	}
-	var names roll
+	names := roll{why: gateway.DropQuota}
 	for block := range uint32(len(s.table)) {
 		count := s.count(block)
 		waits := make([]bool, count)
@@ -72,7 +73,7 @@ func (l *lane) nameWaiting(s *segment) []gateway.GivenUp {
 	return names.runs
 }
 
-// tellGivenUp tells of messages that the bound has dropped.
+// tellGivenUp tells of messages that were given up.
 func (l *lane) tellGivenUp(names []gateway.GivenUp) {
 	if f := l.store.onGiveUp.Load(); f != nil && len(names) > 0 {
 		(*f)(names)

@@ -39,6 +39,7 @@ type Store struct {
 	// onGiveUp is told of what the bound drops.
 	onGiveUp atomic.Pointer[func([]gateway.GivenUp)]
 	closed   atomic.Bool
+	looking  sync.RWMutex // held for reading while a block is looked at, see look.go
 
 	committers sync.WaitGroup
 	keeper     sync.WaitGroup
@@ -163,7 +164,10 @@ func (s *Store) synced(begin time.Time) {
 // Close commits what was appended, closes everything and gives the folder free.
 // What was appended later is refused.
 func (s *Store) Close() error {
-	if !s.closed.CompareAndSwap(false, true) {
+	s.looking.Lock() // from here on nobody opens a segment to look at it
+	first := s.closed.CompareAndSwap(false, true)
+	s.looking.Unlock()
+	if !first {
 		return nil
 	}
 	if needRoom(s.dir, 4*closeRoom) != nil {
@@ -179,6 +183,7 @@ func (s *Store) Close() error {
 	s.keeper.Wait()
 	for _, l := range s.lanes {
 		l.closeReading()
+		l.closeLooking()
 	}
 	if !waitFor(&s.sealers, closePatience) {
 		return fmt.Errorf("%w: a segment does not close; it is recovered at the next start", gateway.ErrStoreFailed)

@@ -124,8 +124,12 @@ func (t *Tracer) gaveUp(runs []gateway.GivenUp) {
 	defer t.mu.Unlock()
 	for _, r := range t.ring {
 		for _, x := range runs {
+			why := "its lane was at its bound on flash"
+			if x.Why == gateway.DropPurged {
+				why = "purged by an operator"
+			}
 			if r.Leaf == x.Leaf && r.lane == x.Lane && r.start == uint64(x.Start) && x.First <= r.seq && r.seq <= x.Last {
-				t.endLocked(r, Dropped, "its lane was at its bound on flash")
+				t.endLocked(r, Dropped, why)
 			}
 		}
 	}
