@@ -17,6 +17,8 @@ put() {
 
 install -D -m 755 "$binary" "$root$prefix/bin/fieldgate"
 put 644 "$here/fieldgate.service" "$lib/systemd/system/fieldgate.service"
+put 644 "$here/fieldgate-renew.service" "$lib/systemd/system/fieldgate-renew.service"
+put 644 "$here/fieldgate-renew.timer" "$lib/systemd/system/fieldgate-renew.timer"
 put 644 "$here/fieldgate.preset" "$lib/systemd/system-preset/50-fieldgate.preset"
 put 644 "$here/sysusers.d/fieldgate.conf" "$lib/sysusers.d/fieldgate.conf"
 put 644 "$here/tmpfiles.d/fieldgate.conf" "$lib/tmpfiles.d/fieldgate.conf"
@@ -40,5 +42,5 @@ if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	systemd-tmpfiles --create fieldgate.conf
 	udevadm control --reload
 	systemctl daemon-reload
-	echo "write /etc/fieldgate/fieldgate.toml, then run: systemctl enable --now fieldgate"
+	echo "write /etc/fieldgate/fieldgate.toml, then run: systemctl enable --now fieldgate.service fieldgate-renew.timer"
 fi

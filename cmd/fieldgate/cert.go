@@ -270,53 +270,95 @@ func (c *certChange) sign(ctx context.Context, std streams, p *shownPair, key cr
 }
 
 func renewCertCommand(std streams) *cobra.Command {
-	var c certChange
-	var days int
-	var fresh, ifNeeded bool
+	var r renewal
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "renew [LISTENER]",
 		Short: "Renew a certificate that the gateway has made",
 		Long: `Makes a new certificate with the same names, for the same key, signed by the
 gateway's own authority. Leaves that trust that need not be told. One that another
 authority has signed is renewed with "cert create-csr" and "cert import".
+
+With --all those of other authorities are passed over, and so are listeners that have
+none yet. fieldgate-renew.timer runs it every hour with --all --if-needed.
 ` + swapText,
-		Example: "  sudo fieldgate cert renew\n  sudo fieldgate cert renew --if-needed",
+		Example: "  sudo fieldgate cert renew\n  sudo fieldgate cert renew --all --if-needed",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: c.on(std, 0, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
-			chain, err := p.current()
-			if err != nil {
-				return &failure{exitNotFound, "there is no certificate to renew", err, "fieldgate cert create"}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !all {
+				return r.on(std, 0, r.renew)(cmd, args)
 			}
-			if ifNeeded && c.now.Before(renewFrom(chain[0])) {
-				fmt.Fprintf(std.out, "%s is due on %s, nothing was done\n", p.Cert, stamp(renewFrom(chain[0])))
-				return nil
+			if len(args) > 0 {
+				return errors.New("--all and a listener do not go together")
 			}
-			root, err := c.root()
-			if err != nil {
-				return &failure{exitFailed, "cannot renew the certificate", err, "run it as root, or as the user of the daemon"}
-			}
-			if !root.Signed(chain[0]) {
-				return &failure{exitForbidden, "cannot renew the certificate", fmt.Errorf("%s has signed it, not the gateway's own authority", chain[0].Issuer), c.nextRenewal(chain[0])}
-			}
-			key, err := p.key()
-			if err != nil {
-				return &failure{exitFailed, "cannot renew the certificate", err, "make a new one: fieldgate cert create --replace"}
-			}
-			text, err := keyText(key)
-			if fresh {
-				key, text, err = newPrivateKey()
-			}
-			if err != nil {
-				return err
-			}
-			return c.sign(ctx, std, p, key, text, namesOf(chain[0]), days)
-		}),
+			return r.renewAll(cmd, std)
+		},
 	}
-	c.flags(cmd)
-	cmd.Flags().BoolVar(&fresh, "new-key", false, "with a new key")
-	cmd.Flags().BoolVar(&ifNeeded, "if-needed", false, "do nothing before it is due")
-	daysFlag(cmd, &days)
+	r.flags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "every certificate that the gateway has made")
+	cmd.Flags().BoolVar(&r.fresh, "new-key", false, "with a new key")
+	cmd.Flags().BoolVar(&r.ifNeeded, "if-needed", false, "do nothing before it is due")
+	daysFlag(cmd, &r.days)
 	return cmd
+}
+
+// renewal is what "cert renew" does.
+type renewal struct {
+	certChange
+	days            int
+	fresh, ifNeeded bool
+}
+
+func (r *renewal) renew(ctx context.Context, std streams, p *shownPair, _ []string) error {
+	chain, err := p.current()
+	if err != nil {
+		return &failure{exitNotFound, "there is no certificate to renew", err, "fieldgate cert create"}
+	}
+	if r.ifNeeded && r.now.Before(renewFrom(chain[0])) {
+		fmt.Fprintf(std.out, "%s is due on %s, nothing was done\n", p.Cert, stamp(renewFrom(chain[0])))
+		return nil
+	}
+	root, err := r.root()
+	if err != nil {
+		return &failure{exitFailed, "cannot renew the certificate", err, "run it as root, or as the user of the daemon"}
+	}
+	if !root.Signed(chain[0]) {
+		return &failure{exitForbidden, "cannot renew the certificate", fmt.Errorf("%s has signed it, not the gateway's own authority", chain[0].Issuer), r.nextRenewal(chain[0])}
+	}
+	key, err := p.key()
+	if err != nil {
+		return &failure{exitFailed, "cannot renew the certificate", err, "make a new one: fieldgate cert create --replace"}
+	}
+	text, err := keyText(key)
+	if r.fresh {
+		key, text, err = newPrivateKey()
+	}
+	if err != nil {
+		return err
+	}
+	return r.sign(ctx, std, p, key, text, namesOf(chain[0]), r.days)
+}
+
+// renewAll renews what the gateway has made, all of it even if one fails, and returns
+// the first failure.
+func (r *renewal) renewAll(cmd *cobra.Command, std streams) error {
+	look := r.desk
+	if err := look.open(); err != nil {
+		return err
+	}
+	var failed error
+	for _, p := range look.pairs {
+		chain, err := p.current()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if root, rerr := look.root(); err == nil && rerr == nil && !root.Signed(chain[0]) {
+			continue
+		}
+		one := *r
+		failed = cmp.Or(failed, one.on(std, 0, one.renew)(cmd, p.Listeners[:1]))
+	}
+	return failed
 }
 
 func createRequestCommand(std streams) *cobra.Command {

@@ -62,9 +62,14 @@ func (m *machine) status() string {
 	return must(m.t, "dpkg-query", "--admindir="+filepath.Join(m.root, "var/lib/dpkg"), "-W", "-f", "${Status}", "fieldgate")
 }
 
-// enabled says whether the unit starts with the machine.
+// enabled says whether the units start with the machine: both or neither.
 func (m *machine) enabled() bool {
-	return m.has("etc/systemd/system/multi-user.target.wants/fieldgate.service")
+	m.t.Helper()
+	service := m.has("etc/systemd/system/multi-user.target.wants/fieldgate.service")
+	if timer := m.has("etc/systemd/system/timers.target.wants/fieldgate-renew.timer"); timer != service {
+		m.t.Errorf("the service starts with the machine: %v, the timer: %v", service, timer)
+	}
+	return service
 }
 
 // debian makes a package with a program that does nothing.
@@ -114,7 +119,7 @@ func TestPackage(t *testing.T) {
 	for _, name := range mine {
 		m.write(name, "mine")
 	}
-	must(t, "systemctl", "--root="+m.root, "disable", "fieldgate.service")
+	must(t, "systemctl", "--root="+m.root, "disable", "fieldgate.service", "fieldgate-renew.timer")
 	m.dpkg("-i", debian(t, arch, "1.1"))
 	if m.enabled() {
 		t.Error("the upgrade has enabled what was disabled")
@@ -123,7 +128,7 @@ func TestPackage(t *testing.T) {
 	if got := m.status(); got != "deinstall ok config-files" {
 		t.Errorf("after the removal dpkg says %q", got)
 	}
-	if m.has("usr/bin/fieldgate") || m.has("usr/lib/systemd/system/fieldgate.service") {
+	if m.has("usr/bin/fieldgate") || m.has("usr/lib/systemd/system/fieldgate.service") || m.has("usr/lib/systemd/system/fieldgate-renew.timer") {
 		t.Error("the removal has left the program or its unit")
 	}
 	for _, name := range mine {

@@ -89,7 +89,7 @@ func installed(t *testing.T, prefix string) string {
 // units are the names of all units of ours.
 func units(t *testing.T) (names []string) {
 	t.Helper()
-	for _, pattern := range []string{"*.service", "appliance/*.service", "appliance/*.timer"} {
+	for _, pattern := range []string{"*.service", "*.timer", "appliance/*.service", "appliance/*.timer"} {
 		found, err := filepath.Glob("../../systemd/" + pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -203,6 +203,9 @@ func TestUserAndFolders(t *testing.T) {
 	has("etc/group", "fieldgate:x:900:")
 	has("etc/group", "fieldgate-admin:x:901:")
 	has("etc/group", "dialout:x:20:fieldgate")
+	if text, err := os.ReadFile(filepath.Join(root, "etc/group")); err != nil || !regexp.MustCompile(`(?m)^tss:x:\d+:fieldgate$`).Match(text) {
+		t.Errorf("the daemon's user may not use the TPM: %v\n%s", err, text)
+	}
 	has("etc/shadow", lockedLine(t, root))
 	for name, want := range map[string]string{
 		"etc/fieldgate":             "drwxr-x--- 900:900",
