@@ -18,7 +18,7 @@ import (
 func deviceCommand(std streams) *cobra.Command {
 	c := group("device", "Look at leaves, talk to them, admit and change them",
 		listDevicesCommand(std), showDeviceCommand(std), addDeviceCommand(std),
-		twinCommand(std), methodCommand(std), sendCommand(std), hashPasswordCommand(std))
+		twinCommand(std), methodCommand(std), sendCommand(std), deviceLogsCommand(std), hashPasswordCommand(std))
 	c.AddCommand(changeDeviceCommands(std)...)
 	c.AddCommand(decideCommands(std)...)
 	return c

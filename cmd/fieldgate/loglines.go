@@ -58,11 +58,37 @@ func (l *logLines) watch(log *slog.Logger, least slog.Leveler) *slog.Logger {
 	return slog.New(&listener{next: log.Handler(), add: l.add, least: least})
 }
 
+// logLook is what the commands have in common that show lines of the log.
+type logLook struct {
+	remote
+	leaf   string // only what is about it
+	follow bool
+	lines  int
+}
+
+func (l *logLook) flags(c *cobra.Command) {
+	l.remote.flags(c, forms...)
+	c.Flags().BoolVarP(&l.follow, "follow", "f", false, "and go on with what comes, until interrupted")
+	c.Flags().IntVarP(&l.lines, "lines", "n", maxRecords, "how many of the last lines")
+}
+
+func (l *logLook) run(ctx context.Context, out io.Writer) error {
+	if l.lines < 1 {
+		return fmt.Errorf("--lines %d makes no sense", l.lines)
+	}
+	all, err := l.client().Records(ctx, 0, l.leaf)
+	if err != nil {
+		return l.failed("cannot read the log", err)
+	}
+	all = all[max(0, len(all)-l.lines):]
+	if !l.follow {
+		return writeRecords(out, l.output, all)
+	}
+	return l.failed("cannot follow the log", l.more(ctx, out, all))
+}
+
 func logsCommand(std streams) *cobra.Command {
-	var r remote
-	var follow bool
-	var leaf string
-	var lines int
+	var l logLook
 	c := &cobra.Command{
 		Use:   "logs [-f]",
 		Short: "Show the last lines of the daemon's log",
@@ -72,30 +98,42 @@ journalctl -u fieldgate.`, maxRecords),
 		Example: "  fieldgate logs -f\n  fieldgate logs --device pump-1 --lines 20\n  fieldgate logs --output jsonl",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if lines < 1 {
-				return fmt.Errorf("--lines %d makes no sense", lines)
-			}
-			all, err := r.client().Records(cmd.Context(), 0, leaf)
-			if err != nil {
-				return r.failed("cannot read the log", err)
-			}
-			all = all[max(0, len(all)-lines):]
-			if !follow {
-				return writeRecords(std.out, r.output, all)
-			}
-			return r.failed("cannot follow the log", r.follow(cmd.Context(), std.out, leaf, all))
+			return l.run(cmd.Context(), std.out)
 		},
 	}
-	r.flags(c, forms...)
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "and go on with what comes, until interrupted")
-	c.Flags().StringVar(&leaf, "device", "", "only what is about this `LEAF`")
-	c.Flags().IntVarP(&lines, "lines", "n", maxRecords, "how many of the last lines")
+	l.flags(c)
+	c.Flags().StringVar(&l.leaf, "device", "", "only what is about this `LEAF`")
 	return c
 }
 
-// follow writes what comes until ctx ends.
-func (r *remote) follow(ctx context.Context, out io.Writer, leaf string, all []control.Record) error {
-	form := r.output
+func deviceLogsCommand(std streams) *cobra.Command {
+	l := logLook{remote: remote{list: devicesHint}}
+	c := &cobra.Command{
+		Use:   "logs LEAF [-f]",
+		Short: "Show the last lines of the log about a leaf",
+		Long: `Shows what the daemon has logged about a leaf, the oldest first, as far as it
+remembers; also of one that was removed since. The same as fieldgate logs --device.`,
+		Example: "  fieldgate device logs pump-1\n  fieldgate device logs pump-1 -f",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l.leaf = args[0]
+			said, err := l.client().Records(cmd.Context(), 0, l.leaf)
+			if err == nil && len(said) == 0 { // nothing to say of it, or a name that was misspelt
+				_, err = l.client().Device(cmd.Context(), l.leaf)
+			}
+			if err != nil {
+				return l.failed("cannot read the log", err)
+			}
+			return l.run(cmd.Context(), std.out)
+		},
+	}
+	l.flags(c)
+	return c
+}
+
+// more writes all, and what comes until ctx ends.
+func (l *logLook) more(ctx context.Context, out io.Writer, all []control.Record) error {
+	form := l.output
 	if form == "json" { // a list that does not end is a list of lines
 		form = "jsonl"
 	}
@@ -113,7 +151,7 @@ func (r *remote) follow(ctx context.Context, out io.Writer, leaf string, all []c
 			return nil
 		}
 		var err error
-		if all, err = r.client().Records(ctx, last, leaf); err != nil {
+		if all, err = l.client().Records(ctx, last, l.leaf); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
