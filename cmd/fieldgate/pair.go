@@ -19,12 +19,18 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // openAuthority reads the authority of leaves, or has it made when it is needed.
 func openAuthority(cfg *config) (*identity.Authority, error) {
 	file := filepath.Join(cfg.Gateway.DataDir, "keys", "authority.pem")
-	text, err := os.ReadFile(file)
+	if cfg.machine != nil { // it lies in the clear where an older version has made it
+		if _, err := cfg.machine.SealFile(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	text, err := seal.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -32,7 +38,7 @@ func openAuthority(cfg *config) (*identity.Authority, error) {
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			return err
 		}
-		return writeNew(file, text, 0o600)
+		return writeNew(file, cfg.sealed(text), 0o600)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)

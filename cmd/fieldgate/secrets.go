@@ -31,8 +31,10 @@ func (c *config) sealed(secret string) string {
 // secretFiles are all files that hold a secret: those that the configuration names,
 // and those that the gateway has written itself. Each comes once.
 func (c *config) secretFiles() []string {
-	kept, _ := filepath.Glob(filepath.Join(c.Gateway.DataDir, "keys", "*.key"))
-	all := slices.Concat(c.secrets, kept)
+	keys := filepath.Join(c.Gateway.DataDir, "keys")
+	kept, _ := filepath.Glob(filepath.Join(keys, "*.key"))
+	authorities, _ := filepath.Glob(filepath.Join(keys, "*.pem"))
+	all := slices.Concat(c.secrets, kept, authorities)
 	slices.Sort(all)
 	return slices.Compact(all)
 }
@@ -79,7 +81,8 @@ func secretsSealCommand(std streams) *cobra.Command {
 		Use:   "seal",
 		Short: "Seal the secrets that lie in the clear",
 		Long: `Encrypts each file that the configuration names for a secret (keys of leaves and of
-listeners, hashes of passwords, keys of enrolment, passwords) in its place, with the key
+listeners, hashes of passwords, keys of enrolment, passwords), and the keys of the
+gateway's own authorities, in its place, with the key
 of this machine: a systemd credential where there is one, else one that the TPM keeps,
 else a file in the data folder that only its owner can read. It is made if there is none.
 
