@@ -263,7 +263,11 @@ func TestRollBackInTheWay(t *testing.T) {
 // Killed at any moment of an apply, or while a confirmation is awaited, the gateway
 // comes back with a configuration that works.
 func TestApplyIsKilled(t *testing.T) {
-	ctx := testContext(t, 6*patience)
+	rounds := 12
+	if os.Getenv("FIELDGATE_NIGHTLY") != "" {
+		rounds = 200
+	}
+	ctx := testContext(t, time.Duration(rounds)*patience/2)
 	leaves := devices(2, site.MQTT3, site.SDK)
 	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
 	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 20})
@@ -273,10 +277,6 @@ func TestApplyIsKilled(t *testing.T) {
 	must(t, err)
 	at := fmt.Sprintf("address = %q\nhttps", o.hubAddress())
 	lost := o.other(at, fmt.Sprintf("address = %q\nhttps", dead))
-	rounds := 12
-	if os.Getenv("FIELDGATE_NIGHTLY") != "" {
-		rounds = 200
-	}
 	for i := range rounds {
 		o.linked(ctx)
 		ended := make(chan struct{})
