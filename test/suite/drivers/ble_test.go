@@ -50,6 +50,10 @@ func bleDriver(t testing.TB, set func(*ble.Config)) gateway.Driver {
 	return d
 }
 
+// airBaud is what a Bluetooth connection carries at its best, a tenth of its megabit. Most of
+// what it costs is the bus and the simulated BlueZ behind it.
+const airBaud = 115200
+
 // aired is how many messages a driver under test keeps of what is in the air.
 const aired = 4
 
@@ -99,7 +103,7 @@ func (r *reach) Unplug() {
 // holds here, the line being the connection.
 func TestMQTTSNOverBLE(t *testing.T) {
 	k := drivers.Kind{
-		Inflight: 1, Repeats: true, There: connected,
+		Baud: airBaud, Inflight: 1, Repeats: true, There: connected,
 		Driver: func(t testing.TB, _ string) gateway.Driver {
 			return bleDriver(t, func(c *ble.Config) {
 				link := mqttsn.DefaultConfig()
@@ -150,7 +154,7 @@ const readingUUID = "6e400009-b5a3-f393-e0a9-e50e24dcca9e"
 // that could wait for that, and nobody can hold the next one back.
 func TestNotifications(t *testing.T) {
 	k := drivers.Kind{
-		Aired: true, Inflight: aired, There: connected,
+		Aired: true, Baud: airBaud, Inflight: aired, There: connected,
 		Driver: func(t testing.TB, _ string) gateway.Driver {
 			return bleDriver(t, func(c *ble.Config) {
 				d := ble.DefaultDevice()
@@ -220,7 +224,7 @@ func (*notifier) Acked() int { return -1 }
 // what is pulled out, in the middle of a measurement, is the adapter.
 func TestAdverts(t *testing.T) {
 	k := drivers.Kind{
-		Aired: true, Inflight: aired,
+		Aired: true, Baud: airBaud, Inflight: aired,
 		Driver: func(t testing.TB, _ string) gateway.Driver {
 			return bleDriver(t, func(c *ble.Config) {
 				a := ble.DefaultAdvert()

@@ -24,6 +24,7 @@ import (
 
 func TestMQTTSN(t *testing.T) {
 	k := drivers.Kind{
+		Baud:     wireBaud,
 		Inflight: 1, // as many as a client has
 		Repeats:  true,
 		Driver: func(t testing.TB, port string) gateway.Driver {

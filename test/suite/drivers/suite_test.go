@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,9 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// wireBaud is as fast as the UARTs of boards and adapters usually go.
+const wireBaud = 1_000_000
+
 func TestLines(t *testing.T) {
 	for format, say := range map[string]string{
 		serial.FormatJSON:  `{"seq":%d,"n":%[1]d}`,
@@ -40,6 +44,7 @@ func TestLines(t *testing.T) {
 	} {
 		t.Run(format, func(t *testing.T) {
 			k := drivers.Kind{
+				Baud:     wireBaud,
 				Inflight: 4,
 				Driver: func(t testing.TB, port string) gateway.Driver {
 					c := serial.DefaultConfig()
@@ -114,7 +119,10 @@ func (l *lines) Say(t testing.TB, n int) {
 
 func (l *lines) Half(t testing.TB) { l.write(t, fmt.Sprintf(l.say, 999)[:1]) }
 
-func (l *lines) Noise(t testing.TB, noise []byte) { l.write(t, string(noise)) }
+// Noise has nothing in it that would be text, and so a reading, by chance.
+func (l *lines) Noise(t testing.TB, noise []byte) {
+	l.write(t, strings.ReplaceAll(string(noise), "\n", "\xff\n"))
+}
 
 func (l *lines) Number(m *gateway.Message) (n int) {
 	var pack []struct{ V int }
@@ -133,7 +141,7 @@ func (l *lines) Acked() int { return int(l.acked.Load()) }
 
 func TestModbus(t *testing.T) {
 	k := drivers.Kind{
-		Polled: true, Inflight: 4,
+		Polled: true, Baud: wireBaud, Inflight: 4,
 		Driver: func(t testing.TB, port string) gateway.Driver {
 			c := master.DefaultConfig()
 			c.Port, c.Baud, c.MaxInflight = port, 115200, 4
