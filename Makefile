@@ -172,7 +172,7 @@ nightly: ## everything, longer: all tests with the race detector, five minutes o
 	$(MAKE) rows
 	$(MAKE) button
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 30m -run '^TestThroughProxy$$' ./test/suite/uplink
-	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 2h -run '^TestApplyIsKilled$$' ./test/e2e
+	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 2h -run '^(TestApplyIsKilled|TestBrokenPackets)$$' ./test/e2e
 	$(MAKE) backlog
 	$(MAKE) image-test
 	$(MAKE) soak
