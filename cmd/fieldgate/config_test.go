@@ -78,6 +78,26 @@ func exampleText(t *testing.T) string {
 	return string(text)
 }
 
+// A configuration with one of everything, as it was written for former versions, is
+// still what a gateway runs with, without a word to be said about it.
+func TestFormerConfigurations(t *testing.T) {
+	kept, err := filepath.Glob("testdata/formats/*.toml")
+	if err != nil || len(kept) == 0 {
+		t.Fatalf("nothing is kept: %v", err)
+	}
+	for _, file := range kept {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := loadConfig(folder(t, string(text))); err != nil {
+			t.Errorf("%s: %v", file, err)
+		} else if len(cfg.warnings) > 0 {
+			t.Errorf("%s: %v", file, cfg.warnings)
+		}
+	}
+}
+
 func TestLoadConfig(t *testing.T) {
 	file := folder(t, exampleText(t))
 	cfg, err := loadConfig(file)
