@@ -82,13 +82,33 @@ test: setup lint build race full ## install what the tests need and run every te
 check: lint ## what a commit must pass, quick
 	$(GO) test -short ./...
 
+# Most tests wait more than they work, for a hub's pause or a link's timeout, so that
+# packages run side by side, two for each core; go test starts them in the order in
+# which they are named, so that the longest come first and none is alone in the end.
+SIDE_BY_SIDE ?= $(shell echo $$((2 * $$(nproc))))
+
+# Each package is tested in one of three ways; a new one belongs to the first by itself:
+#
+#  - with the race detector, whole;
+#  - in AS_SHIPPED without it: these tests build the programs as they are shipped and
+#    drive them from outside, and the race detector would watch only the test;
+#  - in TWICE short with it, where a campaign would take it many minutes, and whole without.
+#
+# nightly runs every test whole in both ways.
+AS_SHIPPED := ./test/powercut ./test/e2e ./test/e2e/bounds ./test/truebluez ./test/e2e/link \
+	./test/e2e/rows ./test/e2e/clock ./test/image ./test/systemd ./test/trueboard
+TWICE := ./gateway/store ./cmd/fieldgate ./gateway/broker
+LONG := ./test/suite/uplink ./test/hubsim ./gateway/uplink/amqp ./gateway/pairing ./gateway/upload ./drivers/serial/modbus/master
+PACKAGES = $(or $(patsubst github.com/fieldgate/fieldgate/%,./%,$(shell $(GO) list ./...)),$(error go list finds no packages))
+
 .PHONY: race
-race: ## every test that is quick, with the race detector
-	$(GO) test -race -short -timeout 8m ./...
+race: ## with the race detector: every test but those of the programs as shipped; the longest campaigns short
+	$(GO) test -race -short -timeout 15m -p $(SIDE_BY_SIDE) $(TWICE)
+	$(GO) test -race -timeout 15m -p $(SIDE_BY_SIDE) $(LONG) $(filter-out $(LONG) $(TWICE) $(AS_SHIPPED),$(PACKAGES))
 
 .PHONY: full
-full: ## every test, also the long ones: power cuts, many leaves, vendor SDKs, arm64
-	FIELDGATE_REPORTS=$(REPORTS) $(GO) test -timeout 10m ./...
+full: ## without it: power cuts, many leaves, vendor SDKs, arm64, and the campaigns whole
+	FIELDGATE_REPORTS=$(REPORTS) $(GO) test -timeout 15m -p $(SIDE_BY_SIDE) $(AS_SHIPPED) $(TWICE)
 	@cat $(REPORTS)/*.txt
 
 .PHONY: image-check
@@ -162,8 +182,9 @@ microbench: ## every benchmark of a package, with memory
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: nightly
-nightly: ## everything, longer: all tests with the race detector, five minutes of fuzzing per target
+nightly: ## everything, longer: all tests with the race detector and without, five minutes of fuzzing per target
 	$(GO) test -race -timeout 60m ./...
+	$(GO) test -timeout 60m ./...
 	FIELDGATE_KILL_ROUNDS=2500 $(GO) test -timeout 4h -run '^TestKillNine$$' ./test/e2e
 	FIELDGATE_DAMAGE=2000 $(GO) test -timeout 1h -run '^TestDamageCampaign$$' ./gateway/store
 	$(MAKE) powercut
