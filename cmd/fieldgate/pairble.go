@@ -52,7 +52,7 @@ nothing, or if the name belongs to a leaf.`,
 	p.binding.flags(c)
 	ceremonyFlags(c, &p.pairing, &p.passkey)
 	c.Flags().BoolVar(&p.advertised, "advertised", false, "do not pair it: it only advertises, and proves nothing")
-	c.Flags().StringVar(&p.peer.Format, "format", "", "what it speaks: gatt (default) or mqtt-sn; of one that advertises auto (default), bthome, ruuvi, mibeacon, ibeacon or eddystone")
+	c.Flags().StringVar(&p.peer.Format, "format", "", "what it speaks: gatt (default) or mqtt-sn; of one that advertises auto (default), bthome, ruuvi, mibeacon, atc, ibeacon or eddystone")
 	c.Flags().StringVar(&p.file, "characteristics", "", "its tables [[ble.device.characteristic]] are in `FILE`, in TOML")
 	c.MarkFlagsMutuallyExclusive("advertised", "passkey", "just-works")
 	c.MarkFlagsMutuallyExclusive("advertised", "characteristics")

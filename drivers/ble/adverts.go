@@ -155,8 +155,9 @@ type element struct {
 // services and companies are the decoders, by 16-bit UUID and by company.
 var (
 	services = map[string]element{
-		bluez.UUID16(advert.BTHomeUUID):   {format: formatBTHome, decode: advert.BTHome},
-		bluez.UUID16(advert.MiBeaconUUID): {format: formatMiBeacon, decode: advert.MiBeacon},
+		bluez.UUID16(advert.BTHomeUUID):        {format: formatBTHome, decode: advert.BTHome},
+		bluez.UUID16(advert.MiBeaconUUID):      {format: formatMiBeacon, decode: advert.MiBeacon},
+		bluez.UUID16(advert.EnvironmentalUUID): {format: formatATC, decode: advert.ATC},
 		bluez.UUID16(advert.EddystoneUUID): {format: formatEddystone, decode: func(_ advert.Address, data, _ []byte) (*advert.Advert, error) {
 			return advert.Eddystone(data)
 		}},
@@ -436,7 +437,7 @@ func patterns() []bluez.Pattern {
 	for _, f := range []byte{0x02, 0x04, 0x05, 0x06, 0x1A} {
 		all = append(all, bluez.Pattern{Type: flags, Content: []byte{f}})
 	}
-	for _, uuid := range []uint16{advert.BTHomeUUID, advert.MiBeaconUUID, advert.EddystoneUUID} {
+	for _, uuid := range []uint16{advert.BTHomeUUID, advert.MiBeaconUUID, advert.EnvironmentalUUID, advert.EddystoneUUID} {
 		all = append(all, bluez.Pattern{Type: serviceData, Content: binary.LittleEndian.AppendUint16(nil, uuid)})
 	}
 	for _, company := range []uint16{advert.RuuviCompany, advert.AppleCompany} {

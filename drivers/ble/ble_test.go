@@ -270,11 +270,13 @@ func TestEveryFormatOverTheAir(t *testing.T) {
 	advertise(t, d, nil, map[uint16][]byte{0xFE95: unhex(t, "5020AA01A3BF2E3B342D580D1004B40095020A10013B")})
 	advertise(t, d, nil, map[uint16][]byte{0xFEAA: unhex(t, "20000BB8181A0000000100000064")})
 	advertise(t, d, map[uint16][]byte{0x004C: unhex(t, "0215000102030405060708090A0B0C0D0E0F00010002C5")}, nil)
+	advertise(t, d, nil, map[uint16][]byte{0x181A: unhex(t, "A4C138000001FFD33E510B7B62")})
 	r.untilGot("room-1",
 		`{"temperature":24.3,"humidity":53.49,"pressure":100044,"acceleration_x":4,"acceleration_y":-4,"acceleration_z":1036,"battery_voltage":2.977,"tx_power":4,"movement_counter":66,"rssi":-60}`,
 		`{"temperature":18,"humidity":66.1,"battery":59,"rssi":-60}`,
 		`{"battery_voltage":3,"temperature":24.101563,"uptime":10,"rssi":-60}`,
-		`{"uuid":"00010203-0405-0607-0809-0a0b0c0d0e0f","major":1,"minor":2,"power_at_1m":-59,"rssi":-60}`)
+		`{"uuid":"00010203-0405-0607-0809-0a0b0c0d0e0f","major":1,"minor":2,"power_at_1m":-59,"rssi":-60}`,
+		`{"temperature":-4.5,"humidity":62,"battery":81,"battery_voltage":2.939,"rssi":-60}`)
 }
 
 func TestAnEncryptingSensor(t *testing.T) {

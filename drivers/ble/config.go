@@ -66,11 +66,12 @@ const (
 	formatBTHome    = "bthome"
 	formatRuuvi     = "ruuvi"
 	formatMiBeacon  = "mibeacon"
+	formatATC       = "atc"
 	formatIBeacon   = "ibeacon"
 	formatEddystone = "eddystone"
 )
 
-var formats = []string{formatAuto, formatBTHome, formatRuuvi, formatMiBeacon, formatIBeacon, formatEddystone}
+var formats = []string{formatAuto, formatBTHome, formatRuuvi, formatMiBeacon, formatATC, formatIBeacon, formatEddystone}
 
 // What is reported of an advertiser.
 const (

@@ -1,5 +1,6 @@
 // Package advert reads what Bluetooth LE sensors advertise: BTHome v2, RuuviTag
-// RAWv2, MiBeacon, iBeacon and Eddystone. It is pure decoding: keys are given to
+// RAWv2, MiBeacon, thermometers with the firmware of atc1441 or pvvx, iBeacon and
+// Eddystone. It is pure decoding: keys are given to
 // it, and what was seen before is for the caller to remember.
 //
 // Everything here comes from strangers. A decoder never trusts a length, and tells

@@ -221,6 +221,55 @@ func TestMiBeacon(t *testing.T) {
 	}
 }
 
+// Vectors of the tests of custom-components/ble_monitor, Bluetooth-Devices/atc-ble and
+// theengs/decoder.
+func TestATC(t *testing.T) {
+	const key, sealer = "b9ea895fac7eea6d30532432a516f3a3", "A4:C1:38:8D:18:B2"
+	for _, v := range []struct {
+		from, data, key, want string
+		sequence              uint32
+	}{
+		{"A4:C1:38:02:83:F4", "A4C1380283F400A22F5F0BF819", "", "temperature 16.2 °C; humidity 47 %; battery 95 %; battery_voltage 3.064 V", 25},
+		{"A4:C1:38:BC:7C:4E", "A4C138BC7C4E0102284F0B6720", "", "temperature 25.8 °C; humidity 40 %; battery 79 %; battery_voltage 2.919 V", 32},
+		{sealer, "A4C1388D18B201122F640CA025", "", "temperature 27.4 °C; humidity 47 %; battery 100 %; battery_voltage 3.232 V", 37},
+		{"A4:C1:38:D5:D4:98", "A4C138D5D498FFD33E510B7B62", "", "temperature -4.5 °C; humidity 62 %; battery 81 %; battery_voltage 2.939 V", 98},
+		{"A4:C1:38:02:83:F4", "F4830238C1A4A9066911B60B58F70D", "", "temperature 17.05 °C; humidity 44.57 %; battery 88 %; battery_voltage 2.998 V", 247},
+		{sealer, "B2188D38C1A42B089011F70A43200F", "", "temperature 20.91 °C; humidity 44.96 %; battery 67 %; battery_voltage 2.807 V", 32},
+		{"A4:C1:38:63:37:8B", "8B376338C1A4CE0913107F0B521204", "", "temperature 25.1 °C; humidity 41.15 %; battery 82 %; battery_voltage 2.943 V", 18},
+		{sealer, "B2188D38C1A4590AAD13B6091F1E05", "", "temperature 26.49 °C; humidity 50.37 %; battery 31 %; battery_voltage 2.486 V", 30},
+		{"A4:C1:38:CF:01:56", "5601CF38C1A462FDBD13470C64CC0F", "", "temperature -6.7 °C; humidity 50.53 %; battery 100 %; battery_voltage 3.143 V", 204},
+		{sealer, "11D603FBFA7B6DFB1E26FD", key, "temperature 23.45 °C; humidity 41.73 %; battery 61 %", 17},
+		{sealer, "58E9E6556581B3F9", key, "temperature 26.5 °C; humidity 47 %; battery 100 %", 88},
+	} {
+		a, err := ATC(address(t, v.from), unhex(t, v.data), unhex(t, v.key))
+		if err != nil {
+			t.Errorf("%s: %v", v.data, err)
+			continue
+		}
+		if got := text(a); got != v.want || a.Sequence == nil || *a.Sequence != v.sequence || a.Counter != nil {
+			t.Errorf("%s: %s, %v, want %s, %d", v.data, got, a.Sequence, v.want, v.sequence)
+		}
+	}
+	for _, v := range []struct {
+		from, data, key string
+		want            error
+	}{
+		{sealer, "A4C1380283F400A22F5F0BF819", "", ErrNotMine}, // of another one
+		{sealer, "F4830238C1A4A9066911B60B58F70D", "", ErrNotMine},
+		{sealer, "A4C1388D18B201122F640CA025", key, ErrPlain},
+		{sealer, "11D603FBFA7B6DFB1E26FD", "", ErrKey},
+		{sealer, "11D603FBFA7B6DFB1E26FC", key, ErrTag},
+		{"A4:C1:38:8D:18:B3", "11D603FBFA7B6DFB1E26FD", key, ErrTag},
+		{sealer, "12D603FBFA7B6DFB1E26FD", key, ErrTag},
+		{sealer, "C409", "", ErrNotMine}, // Environmental Sensing of somebody else's
+		{sealer, "", key, ErrNotMine},
+	} {
+		if _, err := ATC(address(t, v.from), unhex(t, v.data), unhex(t, v.key)); !errors.Is(err, v.want) {
+			t.Errorf("%s from %s: got %v, want %v", v.data, v.from, err, v.want)
+		}
+	}
+}
+
 func TestBeacons(t *testing.T) {
 	a, err := IBeacon(unhex(t, "0215E2C56DB5DFFB48D2B060D0F5A71096E000010002C5"))
 	if want := "uuid e2c56db5-dffb-48d2-b060-d0f5a71096e0; major 1; minor 2; power_at_1m -59 dBm"; err != nil || text(a) != want {
@@ -257,6 +306,9 @@ func TestCCM(t *testing.T) {
 	}
 }
 
+// atcSender has sent the seeds of its format.
+var atcSender = Address{0xA4, 0xC1, 0x38, 0x8D, 0x18, 0xB2}
+
 // decoders are all of them, for what must hold of each.
 var decoders = map[string]func([]byte) (*Advert, error){
 	"bthome":    func(b []byte) (*Advert, error) { return BTHome(Address{1}, b, nil) },
@@ -264,6 +316,8 @@ var decoders = map[string]func([]byte) (*Advert, error){
 	"ruuvi":     Ruuvi,
 	"mibeacon":  func(b []byte) (*Advert, error) { return MiBeacon(Address{1}, b, nil) },
 	"sealed":    func(b []byte) (*Advert, error) { return MiBeacon(Address{1}, b, make([]byte, 16)) },
+	"atc":       func(b []byte) (*Advert, error) { return ATC(atcSender, b, nil) },
+	"unsealed":  func(b []byte) (*Advert, error) { return ATC(atcSender, b, make([]byte, 16)) },
 	"ibeacon":   IBeacon,
 	"eddystone": Eddystone,
 }
@@ -273,6 +327,7 @@ func seeds(t testing.TB) [][]byte {
 		unhex(t, "0512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F"), unhex(t, "5020AA01A3BF2E3B342D580D1004B40095020A10013B"),
 		unhex(t, "58585B0550F4830238C1A495EF58763C26000097E2ABB5"), unhex(t, "41A47266C95F730011223378237214"),
 		unhex(t, "0215E2C56DB5DFFB48D2B060D0F5A71096E000010002C5"), unhex(t, "10EE03676F6F2E676C2F53"), unhex(t, "20000BB81A8000000064000003E8"),
+		unhex(t, "A4C1388D18B201122F640CA025"), unhex(t, "B2188D38C1A4590AAD13B6091F1E05"), unhex(t, "11D603FBFA7B6DFB1E26FD"), unhex(t, "58E9E6556581B3F9"),
 	}
 	for _, v := range bthomeVectors {
 		list = append(list, unhex(t, v.data))
