@@ -112,6 +112,29 @@ func keepAdvertising(t *testing.T, list ...*fakebluez.Device) {
 	t.Cleanup(func() { cancel(); <-ended })
 }
 
+// bluetoothd does not always say that a device is connected. It is used all the same,
+// and its loss is noticed.
+func TestConnectionThatIsNotTold(t *testing.T) {
+	t.Parallel()
+	z := startBlueZ(t, fakebluez.Options{})
+	r := start(t, z, oneDevice(PairingNone))
+	v := newValve(valve)
+	v.Untold = true
+	d := z.Add(v)
+	keepAdvertising(t, d)
+	for connects := 1; connects <= 3; connects++ {
+		r.untilAwake("valve-1")
+		until(t, "somebody listening", func() bool { return d.Set(bluez.UUID16(0x2A6E), []byte{0x0c, 0xfe}) })
+		if got := d.Connects(); got != connects {
+			t.Errorf("connected %d times, want %d", got, connects)
+		}
+		d.Drop()
+		r.until("the loss", func(gateway.DriverState) bool {
+			return r.wants("valve-1")&gateway.Asleep != 0 || d.Connects() > connects
+		})
+	}
+}
+
 func TestAConnectedDevice(t *testing.T) {
 	t.Parallel()
 	z := startBlueZ(t, fakebluez.Options{})

@@ -32,10 +32,6 @@ const fresh = 30 * time.Second
 // resolveTimeout is how long a device may take to tell its services.
 const resolveTimeout = 30 * time.Second
 
-// heardTimeout is how long the news of a connection may take that BlueZ says it has
-// made. It is in the same queue of the bus as the answer.
-const heardTimeout = 5 * time.Second
-
 // errTurn says that a device was disconnected to let another one in.
 var errTurn = errors.New("another device has its turn")
 
@@ -247,14 +243,6 @@ func (p *peripheral) open(l *link) {
 func (p *peripheral) resolve(ctx context.Context, s *session, device dbus.ObjectPath) error {
 	limit, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	// The mirror hears of the connection a moment after Connect has returned: until
-	// then it looks like one that was lost.
-	heard, enough := context.WithTimeout(limit, heardTimeout)
-	_ = s.client.Await(heard, func() bool {
-		d, ok := s.client.DeviceAt(device)
-		return !ok || d.Connected
-	})
-	enough()
 	var d bluez.Device
 	err := s.client.Await(limit, func() bool {
 		var ok bool

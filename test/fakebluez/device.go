@@ -28,6 +28,7 @@ type Device struct {
 	Slow    time.Duration // how long connecting takes
 	NoBond  bool          // pairing succeeds and keeps no keys, as without a random generator
 	MTU     int           // of its connections, default 247
+	Untold  bool          // nobody is told that it is connected, see package bluez
 	Heard   func(Written) // is called with what is written, one after the other, and must not block; nil for nobody
 
 	z *BlueZ
@@ -164,9 +165,9 @@ func (d *Device) showLocked() error {
 	if d.service != nil {
 		values["ServiceData"] = dbus.MakeVariant(d.service)
 	}
-	err := z.conn.ExportMethodTable(map[string]any{
+	err := errors.Join(z.conn.ExportMethodTable(map[string]any{
 		"Connect": d.connect, "Disconnect": d.disconnect, "Pair": d.pair, "CancelPairing": d.cancelPairing,
-	}, d.path(), deviceIface)
+	}, d.path(), deviceIface), z.exportPropertiesLocked(d.path()))
 	z.addLocked(d.path(), map[string]map[string]dbus.Variant{deviceIface: values})
 	return err
 }
@@ -309,7 +310,11 @@ func (d *Device) connect() *dbus.Error {
 		d.connects++
 		d.connected = true
 		d.z.connectedLocked(d)
-		d.z.setLocked(d.path(), deviceIface, "Connected", true)
+		if d.Untold {
+			d.z.objects[d.path()][deviceIface]["Connected"] = dbus.MakeVariant(true)
+		} else {
+			d.z.setLocked(d.path(), deviceIface, "Connected", true)
+		}
 		d.showServicesLocked()
 		d.z.setLocked(d.path(), deviceIface, "ServicesResolved", true)
 	}
@@ -338,9 +343,7 @@ func (d *Device) showServicesLocked() {
 				"StartNotify": func() *dbus.Error { return d.notify(c, true) },
 				"StopNotify":  func() *dbus.Error { return d.notify(c, false) },
 			}, c.path, charIface) // it cannot fail: the path is right
-			_ = d.z.conn.ExportMethodTable(map[string]any{
-				"Get": func(iface, name string) (dbus.Variant, *dbus.Error) { return d.property(c.path, iface, name) },
-			}, c.path, propsIface)
+			_ = d.z.exportPropertiesLocked(c.path)
 			d.z.addLocked(c.path, map[string]map[string]dbus.Variant{charIface: {
 				"UUID": dbus.MakeVariant(c.UUID), "Service": dbus.MakeVariant(home), "Flags": dbus.MakeVariant(c.Flags),
 				"Value": dbus.MakeVariant([]byte{}), "Notifying": dbus.MakeVariant(false), "MTU": dbus.MakeVariant(uint16(d.MTU)),
@@ -358,14 +361,19 @@ func (d *Device) hideServicesLocked() {
 	}
 }
 
-func (d *Device) property(path dbus.ObjectPath, iface, name string) (dbus.Variant, *dbus.Error) {
-	d.z.mu.Lock()
-	defer d.z.mu.Unlock()
-	v, ok := d.z.objects[path][iface][name]
-	if !ok {
-		return v, dbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", nil)
-	}
-	return v, nil
+// exportPropertiesLocked lets the properties at a path be asked for.
+func (z *BlueZ) exportPropertiesLocked(path dbus.ObjectPath) error {
+	return z.conn.ExportMethodTable(map[string]any{
+		"Get": func(iface, name string) (dbus.Variant, *dbus.Error) {
+			z.mu.Lock()
+			defer z.mu.Unlock()
+			v, ok := z.objects[path][iface][name]
+			if !ok {
+				return v, dbus.NewError("org.freedesktop.DBus.Error.InvalidArgs", nil)
+			}
+			return v, nil
+		},
+	}, path, propsIface)
 }
 
 // Stall makes the device read nothing any more of what is written to it, or read again.

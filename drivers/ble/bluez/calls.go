@@ -47,13 +47,43 @@ func (c *Client) StopDiscovery(ctx context.Context, adapter dbus.ObjectPath) err
 	return c.call(ctx, callTimeout, adapter, adapterIface+".StopDiscovery").Err
 }
 
-// Connect connects a device. It must be known: seen a short while ago, or bonded.
+// Connect connects a device. It must be known: seen a short while ago, or bonded. From
+// then on the mirror says that it is connected, until it is not any more.
 func (c *Client) Connect(ctx context.Context, device dbus.ObjectPath) error {
 	err := c.call(ctx, connectTimeout, device, deviceIface+".Connect").Err
-	if IsError(err, "AlreadyConnected") {
-		return nil
+	if err != nil && !IsError(err, "AlreadyConnected") {
+		return err
 	}
-	return err
+	return c.askConnected(ctx, device)
+}
+
+// askConnected has the mirror know whether a device is connected. It is not always told: the
+// daemon says nothing when the kernel's word of a connection comes after that of the
+// connection's socket, as it does on a busy machine ("already connected" in its log; bluez
+// 5.66 to 5.87, src/device.c, att_connect_cb and device_add_connection).
+func (c *Client) askConnected(ctx context.Context, device dbus.ObjectPath) error {
+	var connected dbus.Variant
+	answer := c.call(ctx, callTimeout, device, propertiesIface+".Get", deviceIface, "Connected")
+	if err := answer.Store(&connected); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if props := c.objects[device][deviceIface]; props != nil && c.wordLocked(device, answer.ResponseSequence) {
+		props["Connected"] = connected
+		c.broadcastLocked()
+	}
+	return nil
+}
+
+// wordLocked says whether a word on a device's connection is the newest one. Answers
+// overtake signals that wait to be applied.
+func (c *Client) wordLocked(device dbus.ObjectPath, at dbus.Sequence) bool {
+	if at < c.words[device] {
+		return false
+	}
+	c.words[device] = at
+	return true
 }
 
 // Disconnect ends a connection, or an attempt at one.

@@ -52,8 +52,9 @@ type Client struct {
 	// guarded by mu:
 	err     error // why it is lost
 	objects map[dbus.ObjectPath]object
-	seen    map[dbus.ObjectPath]time.Time // when a device was last heard
-	news    chan struct{}                 // closed and made anew when objects have changed
+	seen    map[dbus.ObjectPath]time.Time     // when a device was last heard
+	words   map[dbus.ObjectPath]dbus.Sequence // when the daemon has last said whether a device is connected
+	news    chan struct{}                     // closed and made anew when objects have changed
 	values  map[dbus.ObjectPath]func([]byte)
 	resyncs int64
 }
@@ -76,7 +77,7 @@ func Open(ctx context.Context, address string, absent func(), heard func(Sightin
 	}
 	c := &Client{
 		conn: conn, queue: q, heard: heard, over: make(chan struct{}), news: make(chan struct{}),
-		seen: make(map[dbus.ObjectPath]time.Time), values: make(map[dbus.ObjectPath]func([]byte)),
+		seen: make(map[dbus.ObjectPath]time.Time), words: make(map[dbus.ObjectPath]dbus.Sequence), values: make(map[dbus.ObjectPath]func([]byte)),
 	}
 	if err := c.begin(ctx, absent); err != nil {
 		_ = conn.Close() // what matters is why

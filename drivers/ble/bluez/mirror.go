@@ -76,7 +76,7 @@ func (c *Client) apply(s *dbus.Signal) {
 			if len(s.Body) > 2 {
 				gone, _ = s.Body[2].([]string)
 			}
-			c.changed(s.Path, iface, values, gone)
+			c.changed(s, iface, values, gone)
 		}
 	}
 }
@@ -117,11 +117,13 @@ func (c *Client) removed(path dbus.ObjectPath, ifaces []string) {
 	if len(c.objects[path]) == 0 {
 		delete(c.objects, path)
 		delete(c.seen, path)
+		delete(c.words, path)
 	}
 	c.broadcastLocked()
 }
 
-func (c *Client) changed(path dbus.ObjectPath, iface string, values map[string]dbus.Variant, gone []string) {
+func (c *Client) changed(s *dbus.Signal, iface string, values map[string]dbus.Variant, gone []string) {
+	path := s.Path
 	c.mu.Lock()
 	props := c.objects[path][iface]
 	if props == nil {
@@ -130,6 +132,9 @@ func (c *Client) changed(path dbus.ObjectPath, iface string, values map[string]d
 	}
 	quiet := true
 	for name, v := range values {
+		if name == "Connected" && iface == deviceIface && !c.wordLocked(path, s.Sequence) {
+			continue
+		}
 		props[name] = v
 		quiet = quiet && advertised[name]
 	}
