@@ -515,13 +515,14 @@ func (b *Broker) establish(s *session) (err error) {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic in MQTT server: %v", r)
 			b.log.Error("MQTT server panicked", "source", s.source, "leaf", s.leaf, "panic", r, "stack", string(debug.Stack()))
-			b.forget(s)
 		}
+		b.forget(s)
 	}()
 	return b.server.EstablishConnection("", s.conn)
 }
 
-// forget removes what mochi leaves behind when it panics.
+// forget removes what mochi leaves behind when it panics, or when CONNACK cannot be
+// written any more.
 func (b *Broker) forget(s *session) {
 	if s.client == nil {
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"reflect"
@@ -530,4 +531,40 @@ func TestNothingLeftRunning(t *testing.T) {
 	b.end()
 	leaves[4].expectClosed()
 	b.until("all goroutines ended", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// left says what is still known of connections.
+func (b *bench) left() string {
+	b.b.mu.Lock()
+	defer b.b.mu.Unlock()
+	return fmt.Sprintf("%d connections, %d sessions, %d turns, %d clients of mochi", len(b.b.conns), len(b.b.sessions), len(b.b.turns), b.b.server.Clients.Len())
+}
+
+// Nothing stays of connections that have ended, however they did.
+func TestNothingIsLeftOfConnections(t *testing.T) {
+	b := newBench(t, nil)
+	nothing := b.left()
+	b.leaf("pump-2", version5).c.Close()
+	b.until("the first one to be gone", func() bool { return b.left() == nothing })
+
+	// Gone before its CONNACK could be written, as leaves on a bad link are.
+	connect := hello{clientID: "pump-1", user: hubUser("pump-1"), password: b.token("pump-1")}.packet()
+	for range 100 {
+		c, err := net.Dial("tcp", b.plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write(connect)
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	b.until("all to be gone", func() bool { return b.left() == nothing })
+
+	// A second CONNECT, that of another leaf.
+	for _, version := range []byte{version311, version5} {
+		w := b.leaf("pump-1", version)
+		w.send(hello{version: version, clientID: "pump-2", user: hubUser("pump-2"), password: b.token("pump-2")}.packet())
+		w.expectClosed()
+	}
+	b.until("all to be gone", func() bool { return b.left() == nothing })
 }
