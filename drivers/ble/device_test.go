@@ -431,6 +431,16 @@ func TestReadingWithoutStaying(t *testing.T) {
 	}
 }
 
+func TestBackoff(t *testing.T) {
+	var b backoff
+	for _, most := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		most *= time.Second
+		if got := b.next(); got < most/2 || got >= most {
+			t.Errorf("%v, want at least %v and less than %v", got, most/2, most)
+		}
+	}
+}
+
 func TestConnectingFailsAndIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	z := startBlueZ(t, fakebluez.Options{})

@@ -104,9 +104,21 @@ func (p *peripheral) leave() {
 	}
 }
 
+// backoff is how long the last attempt in vain was waited after, at most; 0 if it was not
+// in vain.
+type backoff time.Duration
+
+// next is how long to wait after another attempt in vain: twice as long, less up to a
+// half, so that devices that were lost together do not come back in step.
+func (b *backoff) next() time.Duration {
+	*b = min(max(2**b, backoff(visitMin)), backoff(visitMax))
+	return time.Duration(*b/2 + rand.N(*b/2))
+}
+
 // run visits the device again and again until ctx ends.
 func (p *peripheral) run(ctx context.Context, s *session) {
-	wait := time.Duration(0)
+	var wait time.Duration
+	var vain backoff
 	for ctx.Err() == nil {
 		sleep(ctx, wait)
 		began := time.Now()
@@ -115,17 +127,16 @@ func (p *peripheral) run(ctx context.Context, s *session) {
 		case ctx.Err() != nil:
 		case err == nil:
 			p.driver.tally.peer(p.Leaf, "")
-			wait = p.rest()
+			wait, vain = p.rest(), 0
 		case errors.Is(err, errTurn):
 			p.driver.tally.count(countTurns)
-			wait = 0
+			wait, vain = 0, 0
 		default:
 			p.driver.tally.peer(p.Leaf, err.Error())
 			if time.Since(began) > visitMax {
-				wait = 0
+				vain = 0
 			}
-			wait = min(max(2*wait, visitMin), visitMax)
-			wait = wait/2 + rand.N(wait/2)
+			wait = vain.next()
 		}
 	}
 }
