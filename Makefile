@@ -101,6 +101,9 @@ TWICE := ./gateway/store ./cmd/fieldgate ./gateway/broker
 LONG := ./test/suite/uplink ./test/hubsim ./gateway/uplink/amqp ./gateway/pairing ./gateway/upload ./drivers/serial/modbus/master
 PACKAGES = $(or $(patsubst github.com/fieldgate/fieldgate/%,./%,$(shell $(GO) list ./...)),$(error go list finds no packages))
 
+# The race detector has a program sleep for a second before it exits, and here some
+# hundreds are started one after the other. What races has long been seen by then.
+race: export GORACE = atexit_sleep_ms=0
 .PHONY: race
 race: ## with the race detector: every test but those of the programs as shipped; the longest campaigns short
 	$(GO) test -race -short -timeout 15m -p $(SIDE_BY_SIDE) $(TWICE)

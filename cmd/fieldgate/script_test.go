@@ -33,6 +33,9 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("FIELDGATE_SOCKET", filepath.Join(e.WorkDir, "control.sock"))
+			// With the race detector a program sleeps for a second before it exits, and
+			// scripts start some hundreds. What races has long been seen by then.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			port, err := freePort()
 			if err != nil {
 				return err
