@@ -40,7 +40,7 @@ func (l Lane) String() string {
 // transport: the hub's routes see nothing else.
 type Property struct{ Name, Value string }
 
-// PropertyTrust is the one property of the gateway's own that a driver sets itself: it
+// PropertyTrust is the one property of the gateway's own that a driver or the broker sets itself: it
 // says that the leaf has proven less than others, and how little. It is absent where
 // the leaf has proven who it is.
 const PropertyTrust = "fieldgate-trust"
@@ -50,12 +50,13 @@ const (
 	TrustAdvertised = "advertised" // taken from the air: whoever sends with that address
 	TrustUnpaired   = "unpaired"   // connected, but never paired: whoever answers at that address
 	TrustJustWorks  = "just-works" // paired, without a proof at that time
+	TrustOperator   = "operator"   // an operator of the gateway said it in the leaf's place
 )
 
 // LowersTrust says that a property is PropertyTrust with one of its values. Since all
 // of them only lower the trust in a message, any leaf may say that of itself.
 func LowersTrust(p Property) bool {
-	return p.Name == PropertyTrust && (p.Value == TrustAdvertised || p.Value == TrustUnpaired || p.Value == TrustJustWorks)
+	return p.Name == PropertyTrust && (p.Value == TrustAdvertised || p.Value == TrustUnpaired || p.Value == TrustJustWorks || p.Value == TrustOperator)
 }
 
 // System holds the message properties that the hub itself knows. A zero value

@@ -217,10 +217,7 @@ topics. It exits with 0 if the leaf has taken the command, 1 if it has rejected 
 				return r.failed("cannot send the command", err)
 			}
 			fmt.Fprintln(std.out, verdict)
-			if verdict != "completed" {
-				return &failure{exitFailed, "the leaf has not taken the command", errors.New("it says: " + verdict), "look at what the leaf expects"}
-			}
-			return nil
+			return untaken(verdict)
 		},
 	}
 	r.flags(c)

@@ -34,6 +34,7 @@ var fieldDocs = map[string]string{
 	"cmd/fieldgate.leafConfig.LoginKeyFile":                "Holds a key with which the leaf makes its token for the gateway, in the place of its hub key, which it then need not have. It is made by \"fieldgate device add\".",
 	"cmd/fieldgate.leafConfig.MayListen":                   "Names the leaves whose messages this one may hear, as a program on the site would; \"*\" is all. What they send comes on leaf/{leaf}/telemetry[/{channel}] and leaf/{leaf}/alarm[/{channel}].",
 	"cmd/fieldgate.leafConfig.PasswordFile":                "Holds the hash of the password that the leaf logs in with, made by \"fieldgate device hash-password\". Without it there is no password.",
+	"cmd/fieldgate.leafConfig.StandIn":                     "Lets operators stand in for the leaf: publish and listen as it would, with \"fieldgate pub --leaf\" and \"fieldgate sub --leaf\". The hub is told of such a message that it is not the leaf's: fieldgate-trust = operator.",
 	"cmd/fieldgate.leafConfig.Thumbprint":                  "The SHA-1 or SHA-256 of the certificate that the leaf logs in with, in hexadecimal, and thumbprint_secondary that of its next one.",
 	"cmd/fieldgate.leafConfig.ThumbprintSecondary":         "thumbprint is the SHA-1 or SHA-256 of the certificate that the leaf logs in with, in hexadecimal, and thumbprint_secondary that of its next one.",
 	"cmd/fieldgate.logConfig.Format":                       "\"text\" or \"json\".",

@@ -43,6 +43,10 @@ type leafConfig struct {
 	// site would; "*" is all. What they send comes on leaf/{leaf}/telemetry[/{channel}]
 	// and leaf/{leaf}/alarm[/{channel}].
 	MayListen []string `toml:"may_listen"`
+	// StandIn lets operators stand in for the leaf: publish and listen as it would, with
+	// "fieldgate pub --leaf" and "fieldgate sub --leaf". The hub is told of such a message
+	// that it is not the leaf's: fieldgate-trust = operator.
+	StandIn bool `toml:"stand_in"`
 	// Disabled keeps the leaf out without forgetting it.
 	Disabled bool `toml:"disabled"`
 }
@@ -79,6 +83,7 @@ type leaf struct {
 	keyFile   string       // where key was read, "" if it is zero
 	auth      identity.Auth
 	mayListen []string
+	standIn   bool // operators may
 }
 
 // addLeaves reads [[leaf]] tables and the secrets that they name.
@@ -96,7 +101,7 @@ func (l *loader) addLeaves(list []strict.Table) {
 		if l.Hub.isBroker() || c.Auth == identity.AuthKey && c.KeyFile == "" && l.Enrol.By == "" && l.Hub.overMQTT() {
 			c.Auth = identity.AuthGateway // its files go as its messages do
 		}
-		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}, auth: c.Auth, mayListen: c.MayListen}
+		one := leaf{Leaf: pairing.Leaf{ID: c.ID, Disabled: c.Disabled}, auth: c.Auth, mayListen: c.MayListen, standIn: c.StandIn}
 		if one.key = l.hubKey(t, "key_file", c.KeyFile); c.KeyFile != "" {
 			one.keyFile = t.Resolve(c.KeyFile)
 		}

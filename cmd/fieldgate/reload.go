@@ -269,7 +269,7 @@ func (r *reloader) proveOne(ctx context.Context, leaf string) (why string) {
 // same says whether nothing about a leaf has changed for the table and the proofs.
 func (l *leaf) same(o *leaf) bool {
 	return l.ID == o.ID && l.Disabled == o.Disabled && l.Password == o.Password && l.Thumbprints == o.Thumbprints &&
-		l.Key.Equal(o.Key) && l.auth == o.auth && l.key.Equal(o.key) && slices.Equal(l.mayListen, o.mayListen)
+		l.Key.Equal(o.Key) && l.auth == o.auth && l.key.Equal(o.key) && slices.Equal(l.mayListen, o.mayListen) && l.standIn == o.standIn
 }
 
 // rulesOf compiles the rules of a configuration; nil is none.

@@ -290,6 +290,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
+		Topics:    &topics{broker: g.broker, roster: g.roster},
 		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
 		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,
 	})

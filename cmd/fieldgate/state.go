@@ -235,6 +235,7 @@ func waysOf(b broker.State, drivers []gateway.DriverState) map[string]wayState {
 		mqtt.Received[gateway.LaneNames[lane]] = int64(n.QoS0 + n.QoS1)
 	}
 	mqtt.Received["will"], mqtt.Discarded["garbage"] = int64(b.Wills), int64(b.Garbage)
+	mqtt.Events["missed_by_operators"] = int64(b.TapDropped)
 	ways[overMQTT] = mqtt
 	for _, d := range drivers {
 		w := of(d.Kind)

@@ -79,6 +79,10 @@ func (r *remote) failed(what string, err error) error {
 		f.code, f.next = exitNotFound, cmp.Or(r.list, "run: fieldgate store dead-letters list")
 	case errors.Is(err, control.ErrPolicy):
 		f.code, f.next = exitForbidden, "say so if that is what you want: --help has the flag"
+	case errors.Is(err, control.ErrRefused):
+		f.code, f.next = exitForbidden, "send what the reason says can be taken"
+	case errors.Is(err, control.ErrFull):
+		f.code, f.next = exitStore, "run: fieldgate store status"
 	case errors.Is(err, control.ErrUnproven):
 		f.code, f.next = exitRejected, "try again with what the device shows"
 	case errors.Is(err, control.ErrTimedOut):

@@ -42,6 +42,7 @@ type Broker struct {
 	twins      gateway.Twins
 	rules      atomic.Pointer[mapping.Rules]
 	listening  atomic.Pointer[map[string][]string] // by login, to which leaves it may listen
+	taps       atomic.Pointer[[]*Tap]              // of operators; changed with mu held
 	relay      *pairing.Relay
 	window     *pairing.Window
 	files      Files

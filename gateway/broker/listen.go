@@ -49,7 +49,7 @@ func (b *Broker) readHeard(login, filter string) (subscription, bool) {
 func (b *Broker) Heard(next gateway.Handler) gateway.Handler {
 	return gateway.HandlerFunc(func(ctx context.Context, m *gateway.Message, done gateway.Done) {
 		listeners := b.listenersOf(m.Leaf)
-		if len(listeners) == 0 {
+		if len(listeners) == 0 && !b.tapped() {
 			next.Handle(ctx, m, done)
 			return
 		}
@@ -58,6 +58,7 @@ func (b *Broker) Heard(next gateway.Handler) gateway.Handler {
 				for _, d := range listeners {
 					d.hear(m)
 				}
+				b.tellMessage(m)
 			}
 			done(err)
 		})
@@ -80,9 +81,8 @@ func (b *Broker) listenersOf(leaf string) (desks []*desk) {
 	return desks
 }
 
-// hear sends a copy of another's message to the sessions of this leaf that listen,
-// with QoS 0. One that does not read is cut off, like every leaf.
-func (d *desk) hear(m *gateway.Message) {
+// heardRest is where a message is heard, behind leaf/{id}/.
+func heardRest(m *gateway.Message) string {
 	rest := "telemetry"
 	if m.Lane == gateway.LaneAlarm {
 		rest = "alarm"
@@ -90,6 +90,13 @@ func (d *desk) hear(m *gateway.Message) {
 	if m.Channel != "" {
 		rest += "/" + m.Channel
 	}
+	return rest
+}
+
+// hear sends a copy of another's message to the sessions of this leaf that listen,
+// with QoS 0. One that does not read is cut off, like every leaf.
+func (d *desk) hear(m *gateway.Message) {
+	rest := heardRest(m)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, box := range d.boxes {

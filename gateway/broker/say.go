@@ -14,7 +14,7 @@ import (
 // at a time: whoever subscribes is sent it (retained, in MQTT's word), and after that
 // each that takes its place. Since leaves share no topics there is no way to publish
 // there, and nothing that a leaf has sent is ever retained. Who may listen to all
-// leaves may listen to this, and nobody else: it tells of all leaves.
+// leaves may listen to this, and no other leaf: it tells of all leaves.
 
 // saidTopics is the first level of what the gateway says of itself.
 const saidTopics = "fieldgate"
@@ -29,6 +29,7 @@ func (b *Broker) Say(topic string, payload []byte) (news bool) {
 		return false
 	}
 	b.said[topic] = payload
+	b.tell(topic, func() *Tapped { return &Tapped{Payload: payload} })
 	for login := range *b.listening.Load() {
 		b.mu.Lock()
 		d := b.desks[login]

@@ -48,6 +48,8 @@ type State struct {
 	FileParts uint64
 	// Wills counts the last wills handed over.
 	Wills uint64
+	// TapDropped counts what operators who listen have missed, as they did not read it.
+	TapDropped uint64
 }
 
 // ConnectResult is how a login ended. The texts are label values of metrics.

@@ -94,15 +94,8 @@ func fullLetterOf(d gateway.DeadLetter) FullLetter {
 }
 
 func contentOf(m *gateway.Message) Content {
-	c := Content{
-		Channel: m.Channel, ContentType: m.System.ContentType,
-		ContentEncoding: m.System.ContentEncoding, CorrelationID: m.System.CorrelationID, Body: m.Body,
+	return Content{
+		Channel: m.Channel, ContentType: m.System.ContentType, ContentEncoding: m.System.ContentEncoding,
+		CorrelationID: m.System.CorrelationID, Properties: PropertiesOf(m.Properties), Body: m.Body,
 	}
-	if len(m.Properties) > 0 {
-		c.Properties = make(map[string]string, len(m.Properties))
-		for _, p := range m.Properties {
-			c.Properties[p.Name] = p.Value
-		}
-	}
-	return c
 }

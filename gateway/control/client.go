@@ -24,6 +24,8 @@ var (
 	ErrTimedOut   = errors.New("timed out")
 	ErrUnproven   = errors.New("not proven") // who it claims to be
 	ErrPolicy     = errors.New("not done unless that is allowed")
+	ErrRefused    = errors.New("refused")
+	ErrFull       = errors.New("the store does not take it")
 
 	// Of the hub: it could not be asked, or did not take the identity.
 	ErrUnreachable = errors.New("the hub cannot be reached")
@@ -304,6 +306,10 @@ func failed(status int, text string) error {
 		return fmt.Errorf("%w: %s", ErrUnproven, text)
 	case http.StatusPreconditionFailed:
 		return fmt.Errorf("%w: %s", ErrPolicy, text)
+	case http.StatusNotAcceptable:
+		return fmt.Errorf("%w: %s", ErrRefused, text)
+	case http.StatusInsufficientStorage:
+		return fmt.Errorf("%w: %s", ErrFull, text)
 	case http.StatusBadGateway:
 		return fmt.Errorf("%w: %s", ErrUnreachable, text)
 	case http.StatusFailedDependency:

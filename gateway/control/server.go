@@ -62,6 +62,7 @@ type Parts struct {
 	// Configuration is nil where it cannot be changed.
 	Configuration Configuration
 	Radio         Radio // nil: no Bluetooth is configured
+	Topics        Topics
 	// RoundTrip reads a twin from the hub, not the copy kept here, and says whose.
 	// Errors are those of gateway.HubTwins.
 	RoundTrip func(context.Context) (device string, err error)
@@ -203,6 +204,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/devices/{id}/twin", s.may(reading, s.twin))
 	mux.HandleFunc("POST /v1/devices/{id}/methods/{method}", s.may(changing, s.callMethod))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", s.may(changing, s.sendCommand))
+	mux.HandleFunc("POST /v1/devices/{id}/publications", s.may(changing, s.publish))
+	mux.HandleFunc("GET /v1/publications", s.may(reading, s.listen))
 	mux.HandleFunc("GET /v1/ble/devices", s.may(changing, s.scanRadio)) // it keeps the radio busy
 	mux.HandleFunc("POST /v1/ble/pair", s.may(changing, s.pairRadio))
 	mux.HandleFunc("POST /v1/ble/answer", s.may(changing, s.answerRadio))
