@@ -21,8 +21,9 @@ import (
 // kind of machine cannot run it.
 const manFolder = "../../docs/man"
 
-// Every command has a manual page that says what its --help says, and every key is in
-// fieldgate-config(5); there are no others.
+// Every command has a manual page that says what its --help says, every key is in
+// fieldgate-config(5), and fieldgate-pairing(7) says what docs/pairing.md does; there are
+// no others.
 func TestManPages(t *testing.T) {
 	t.Setenv("FIELDGATE_CONFIG", "") // defaults of flags are those of a machine without
 	want := manPages()
@@ -100,6 +101,7 @@ func manPages() map[string]string {
 	}
 	add(commands(streams{in: strings.NewReader(""), out: io.Discard, err: io.Discard}))
 	pages["fieldgate-config.5"] = configPage()
+	pages["fieldgate-pairing.7"] = pairingPage()
 	return pages
 }
 
@@ -173,6 +175,9 @@ func manPage(c *cobra.Command) string {
 		r.request("0 if it went well; the others are in fieldgate(1).")
 	} else {
 		r.exitCodes()
+	}
+	if slices.Contains([]string{"fieldgate", "fieldgate-pair", "fieldgate-ble", "fieldgate-device"}, manName(c)) || strings.HasPrefix(manName(c), "fieldgate-pair-") {
+		also = append(also, "fieldgate-pairing(7)")
 	}
 	if manName(c) != "fieldgate-config" {
 		also = append(also, "fieldgate-config(5)")
