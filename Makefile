@@ -17,18 +17,21 @@ GOFLAGS_SHIP := -trimpath -ldflags='-s -w -buildid='
 
 ##@ Build
 
+# As it is shipped, tests too: so nothing is compiled twice but for the race detector.
+build arm64 amd64 lint check full nightly: export CGO_ENABLED := 0
+
 .PHONY: build
 build: ## bin/fieldgate and the test programs hubsim, leafsim and faultproxy for this machine
-	CGO_ENABLED=0 $(GO) build -o bin/fieldgate ./cmd/fieldgate
-	CGO_ENABLED=0 $(GO) build -o bin/hubsim ./test/cmd/hubsim
-	CGO_ENABLED=0 $(GO) build -o bin/leafsim ./test/cmd/leafsim
-	CGO_ENABLED=0 $(GO) build -o bin/faultproxy ./test/cmd/faultproxy
+	$(GO) build -o bin/fieldgate ./cmd/fieldgate
+	$(GO) build -o bin/hubsim ./test/cmd/hubsim
+	$(GO) build -o bin/leafsim ./test/cmd/leafsim
+	$(GO) build -o bin/faultproxy ./test/cmd/faultproxy
 
 .PHONY: arm64 amd64
 arm64: ## bin/fieldgate-arm64, static, as it goes onto the board
 amd64: ## bin/fieldgate-amd64, the same for a PC
 arm64 amd64:
-	CGO_ENABLED=0 GOOS=linux GOARCH=$@ $(GO) build $(GOFLAGS_SHIP) -o bin/fieldgate-$@ ./cmd/fieldgate
+	GOOS=linux GOARCH=$@ $(GO) build $(GOFLAGS_SHIP) -o bin/fieldgate-$@ ./cmd/fieldgate
 
 PREFIX ?= /usr/local
 ARCH   ?= $(shell $(GO) env GOARCH)
@@ -75,7 +78,9 @@ deb: arm64 amd64 ## Debian packages for arm64 and amd64, bin/fieldgate_VERSION_A
 ##@ Test
 
 .PHONY: test
-test: setup lint build race full ## install what the tests need and run every test
+test: ## install what the tests need and run every test
+	@$(MAKE) --no-print-directory -j2 -Otarget setup lint
+	@$(MAKE) --no-print-directory build race full
 	@echo "all tests passed"
 
 .PHONY: check
@@ -85,37 +90,40 @@ check: lint ## what a commit must pass, quick
 # Most tests wait more than they work, for a hub's pause or a link's timeout, so that
 # packages run side by side, two for each core; go test starts them in the order in
 # which they are named, so that the longest come first and none is alone in the end.
-SIDE_BY_SIDE ?= $(shell echo $$((2 * $$(nproc))))
+# Their code has been vetted, see lint.
+SIDE_BY_SIDE := -p $(shell echo $$((2 * $$(nproc)))) -timeout 15m -vet=off
 
 # Each package is tested in one of three ways; a new one belongs to the first by itself:
 #
 #  - with the race detector, whole;
 #  - in AS_SHIPPED without it: these tests build the programs as they are shipped and
 #    drive them from outside, and the race detector would watch only the test;
-#  - in TWICE short with it, where a campaign would take it many minutes, and whole without.
+#  - in TWICE short with it, where a campaign would take it many minutes, and whole
+#    without; so do those that know by a build tag that it is there.
 #
 # nightly runs every test whole in both ways.
 AS_SHIPPED := ./test/powercut ./test/e2e ./test/e2e/bounds ./test/truebluez ./test/e2e/link \
 	./test/e2e/rows ./test/e2e/clock ./test/image ./test/systemd ./test/trueboard
-TWICE := ./gateway/store ./cmd/fieldgate ./gateway/broker
+TWICE = ./gateway/store ./cmd/fieldgate ./gateway/broker \
+	$(patsubst %/,%,$(sort $(dir $(shell grep -rlE --include='*.go' --exclude-dir=node_modules '^//go:build !?race' .))))
+LINT := ./test/arch
 LONG := ./test/suite/uplink ./test/hubsim ./gateway/uplink/amqp ./gateway/pairing ./gateway/upload ./drivers/serial/modbus/master
 PACKAGES = $(or $(patsubst github.com/fieldgate/fieldgate/%,./%,$(shell $(GO) list ./...)),$(error go list finds no packages))
 
-# A password's hash works on memory of its own; watched, it takes 15 times as long, half a
-# minute in gateway/pairing alone.
-RACE := -race -gcflags=golang.org/x/crypto/blowfish=-race=false
+# The race detector needs cgo. It has a program sleep for a second before it exits, and
+# scripts start some hundreds one after the other: what races has been seen by then.
+# A password's hash works on memory of its own; watched, it takes 15 times as long, half
+# a minute in gateway/pairing alone.
+RACE := CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -gcflags=golang.org/x/crypto/blowfish=-race=false
 
-# The race detector has a program sleep for a second before it exits, and here some
-# hundreds are started one after the other. What races has long been seen by then.
-race: export GORACE = atexit_sleep_ms=0
 .PHONY: race
 race: ## with the race detector: every test but those of the programs as shipped; the longest campaigns short
-	$(GO) test $(RACE) -short -timeout 15m -p $(SIDE_BY_SIDE) $(TWICE)
-	$(GO) test $(RACE) -timeout 15m -p $(SIDE_BY_SIDE) $(LONG) $(filter-out $(LONG) $(TWICE) $(AS_SHIPPED),$(PACKAGES))
+	$(RACE) $(SIDE_BY_SIDE) -short $(TWICE)
+	$(RACE) $(SIDE_BY_SIDE) $(LONG) $(filter-out $(LONG) $(TWICE) $(AS_SHIPPED) $(LINT),$(PACKAGES))
 
 .PHONY: full
 full: ## without it: power cuts, many leaves, vendor SDKs, arm64, and the campaigns whole
-	FIELDGATE_REPORTS=$(REPORTS) $(GO) test -timeout 15m -p $(SIDE_BY_SIDE) $(AS_SHIPPED) $(TWICE)
+	FIELDGATE_REPORTS=$(REPORTS) $(GO) test $(SIDE_BY_SIDE) $(AS_SHIPPED) $(TWICE)
 	@cat $(REPORTS)/*.txt
 
 .PHONY: image-check
@@ -163,7 +171,7 @@ lint: ## formatting, vet, staticcheck, what go fix would change, import directio
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) fix -diff ./...
-	$(GO) test ./test/arch
+	$(GO) test $(LINT)
 
 .PHONY: fmt
 fmt: ## format all Go files
@@ -190,7 +198,7 @@ microbench: ## every benchmark of a package, with memory
 
 .PHONY: nightly
 nightly: ## everything, longer: all tests with the race detector and without, five minutes of fuzzing per target
-	$(GO) test $(RACE) -timeout 60m ./...
+	$(RACE) -timeout 60m ./...
 	$(GO) test -timeout 60m ./...
 	FIELDGATE_KILL_ROUNDS=2500 $(GO) test -timeout 4h -run '^TestKillNine$$' ./test/e2e
 	FIELDGATE_DAMAGE=2000 $(GO) test -timeout 1h -run '^TestDamageCampaign$$' ./gateway/store
