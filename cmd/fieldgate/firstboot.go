@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -9,11 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/firstboot"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // appliance is where on the machine things are put that a card brings.
@@ -51,6 +54,7 @@ func (a *appliance) ready() *firstboot.Gateway {
 	note(configShape())
 	g.Known = func(path string) bool { return known[path] }
 	g.Hash = pairing.HashPassword
+	g.Sealer = a.sealer
 	g.Check = func(text []byte) error {
 		_, err := loadConfigWith(g.Config, map[string][]byte{g.Config: text})
 		if all, ok := errors.AsType[invalid](err); ok {
@@ -63,6 +67,38 @@ func (a *appliance) ready() *firstboot.Gateway {
 		return err
 	}
 	return g
+}
+
+// sealer makes ready to seal secrets of a configuration that does not count yet, with
+// the key that the daemon will find.
+func (a *appliance) sealer(text []byte) (func([]byte) []byte, error) {
+	at := defaults()
+	at.Gateway.DataDir = a.gateway.Data
+	var says struct {
+		Gateway struct {
+			DataDir string  `toml:"data_dir"`
+			TPM     *string `toml:"tpm"`
+		} `toml:"gateway"`
+	}
+	if err := toml.Unmarshal(text, &says); err == nil { // what is wrong with it is said when it is checked
+		at.Gateway.DataDir = cmp.Or(says.Gateway.DataDir, at.Gateway.DataDir)
+		if says.Gateway.TPM != nil {
+			at.Gateway.TPM = *says.Gateway.TPM
+		}
+	}
+	if !filepath.IsAbs(at.Gateway.DataDir) {
+		at.Gateway.DataDir = filepath.Join(filepath.Dir(a.gateway.Config), at.Gateway.DataDir)
+	}
+	machine, err := seal.Make(at.place())
+	if err != nil {
+		return nil, err
+	}
+	return func(secret []byte) []byte {
+		if seal.Sealed(secret) {
+			return secret
+		}
+		return machine.Seal(secret)
+	}, firstboot.GiveToDaemon(at.place().Files()...)
 }
 
 func firstBootCommand(std streams) *cobra.Command {

@@ -26,6 +26,11 @@ const (
 	fileName       = "machine.key"
 )
 
+// Files are where a key is kept on flash, if it is.
+func (p Place) Files() []string {
+	return []string{filepath.Join(p.Dir, tpmName), filepath.Join(p.Dir, fileName)}
+}
+
 // Find makes all keys that there are known to Open and returns the one to seal with.
 // The error wraps fs.ErrNotExist where there is none.
 func Find(p Place) (*Machine, error) {

@@ -38,6 +38,10 @@ type Gateway struct {
 	Check func(text []byte) error
 	// Hash makes of a leaf's password what its password_file holds.
 	Hash func(password string) (string, error)
+	// Sealer returns what seals secrets for a machine with the configuration config,
+	// which is not in its place yet. It makes the machine's key if there is none, and
+	// that is on the disk when it returns. What is sealed is left as it is.
+	Sealer func(config []byte) (func(secret []byte) []byte, error)
 }
 
 // Outcome is what became of a file.
@@ -146,10 +150,13 @@ func (g *Gateway) install(from string, text []byte, last *note) (*note, error) {
 	}
 	next := &note{digest(starred(text, s.spans())), len(text), s.spans(), rand.Text()[:12]}
 	folder := filepath.Join(g.secrets(), next.Folder)
-	if err := g.keepSecrets(s, folder, filepath.Join(g.secrets(), last.Folder)); err != nil {
+	config, at, extra := s.configuration(filepath.Join(filepath.Base(g.secrets()), next.Folder))
+	if len(s.secrets) > 0 {
+		err = g.keepSecrets(s, config, folder, filepath.Join(g.secrets(), last.Folder))
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
-	config, at, extra := s.configuration(filepath.Join(filepath.Base(g.secrets()), next.Folder))
 	if err := g.Check(config); err != nil {
 		return nil, errors.Join(moved(err, g.Config, at, extra), os.RemoveAll(folder))
 	}
@@ -177,9 +184,13 @@ func (g *Gateway) install(from string, text []byte, last *note) (*note, error) {
 	return next, err
 }
 
-// keepSecrets writes the secrets into files of a new folder. Those that were taken
-// over before are in the folder before.
-func (g *Gateway) keepSecrets(s *sheet, folder, before string) error {
+// keepSecrets writes the secrets into files of a new folder, sealed. Those that were
+// taken over before are in the folder before.
+func (g *Gateway) keepSecrets(s *sheet, config []byte, folder, before string) error {
+	sealed, err := g.Sealer(config)
+	if err != nil {
+		return fmt.Errorf("cannot seal secrets: %w", err)
+	}
 	if err := mkdir(g.secrets()); err != nil {
 		return err
 	}
@@ -204,6 +215,9 @@ func (g *Gateway) keepSecrets(s *sheet, folder, before string) error {
 				continue
 			}
 			text = []byte(hash)
+		}
+		if one.hidden() {
+			text = sealed(text)
 		}
 		if err := replace(filepath.Join(folder, one.name), text, 0o600, true); err != nil {
 			return err
@@ -317,6 +331,22 @@ func daemon() (uid, gid int) {
 		return -1, -1
 	}
 	return uid, gid
+}
+
+// GiveToDaemon makes files the daemon's where root has made them. Those that are not
+// there are left out.
+func GiveToDaemon(files ...string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var failed error
+	for _, file := range files {
+		uid, gid := daemon()
+		if err := os.Lchown(file, uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
 }
 
 // mkdir makes a folder that only the daemon may look into, unless it is there.

@@ -39,6 +39,12 @@ type secret struct {
 	as    string
 }
 
+// public are files beside the secrets that are none, and are read as they are.
+var public = regexp.MustCompile(`(^|[._])(ca|cert)$`)
+
+// hidden says whether it is sealed on the disk.
+func (s *secret) hidden() bool { return !public.MatchString(s.path) }
+
 // kept says that the value was overwritten: it was taken over before.
 func (s *secret) kept() bool { return s.value != "" && strings.Trim(s.value, "*\r\n") == "" }
 

@@ -6,14 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // joinWiFi writes what wpa_supplicant is to join. folder has the password.
 func (g *Gateway) joinWiFi(n *network, folder string) error {
-	psk, err := os.ReadFile(filepath.Join(folder, "wifi.psk"))
+	psk, err := seal.ReadFile(filepath.Join(folder, "wifi.psk"))
 	if err != nil && n.PSK != "" {
 		return err
 	}
