@@ -110,7 +110,10 @@ func firstBootCommand(std streams) *cobra.Command {
 is another one. Secrets in it are moved into files that the daemon alone can read, and
 stars stand in their place on the card. FIELDGATE-STATUS.txt beside it says what became
 of it. A file RESET there takes everything away first. A unit runs this before the
-daemon starts.`,
+daemon starts.
+
+Host name, SSH keys and Wi-Fi are taken from what Raspberry Pi Imager writes, too:
+rpi-preseed.toml, custom.toml, user-data, network-config. fieldgate.toml counts more.`,
 		Example: "  fieldgate first-boot --from /boot --from /run/fieldgate/stick",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.boot(std) },
@@ -134,7 +137,7 @@ func (a *appliance) boot(std streams) error {
 	for _, from := range a.from {
 		outcome, wrong := g.Apply(from)
 		if outcome == firstboot.Applied {
-			fmt.Fprintf(std.out, "applied %s\n", filepath.Join(from, firstboot.File))
+			fmt.Fprintf(std.out, "applied what is in %s\n", from)
 		}
 		err = errors.Join(err, wrong)
 	}
@@ -150,7 +153,7 @@ func (a *appliance) boot(std streams) error {
 
 // nameMachine gives the machine its name, until it is switched off.
 func (a *appliance) nameMachine() error {
-	name := "fieldgate-" + serialEnd("/")
+	name := cmp.Or(a.gateway.Name(), "fieldgate-"+serialEnd("/"))
 	if cfg, err := loadConfig(a.gateway.Config); err == nil {
 		if own, _ := os.Hostname(); cfg.Gateway.Name != own && cfg.Gateway.Name != "" {
 			name = cfg.Gateway.Name
@@ -238,11 +241,15 @@ func (a *appliance) status(s *state, running bool) string {
 func (a *appliance) diagnosis(s *state, running bool) (what, wrong, next string) {
 	const again = ", and start the gateway again"
 	if m := a.gateway.Mistake(); m != "" {
-		what = "fieldgate.toml was not applied"
+		file := firstboot.File
+		if name, _, ok := strings.Cut(m, ":"); ok && firstboot.Takes(name) {
+			file = name
+		}
+		what = file + " was not applied"
 		if running {
 			what += "; the one before counts: " + s.Uplink.where()
 		}
-		return what, m, "mend these places in fieldgate.toml on this card" + again
+		return what, m, "mend these places in " + file + " on this card" + again
 	}
 	_, err := os.Stat(a.gateway.Config)
 	switch {

@@ -81,7 +81,7 @@ func freshCard(t *testing.T, more map[string]string) *cutfs.Image {
 	t.Helper()
 	p := power(t, cutfs.Blank())
 	defer p.off()
-	files := map[string]string{"card/fieldgate.toml": cardText, "etc/leaf.d/.keep": "", "data/store/1": "message"}
+	files := map[string]string{"card/fieldgate.toml": cardText, "card/rpi-preseed.toml": "[wlan]\nssid = \"site\"\npassword = \"network password\"\n", "etc/leaf.d/.keep": "", "data/store/1": "message"}
 	maps.Copy(files, more)
 	for name, text := range files {
 		whole := filepath.Join(p.dir, name)

@@ -72,12 +72,17 @@ func (g *Gateway) noteFile(from string) string {
 	return filepath.Join(g.dir(), ".first-boot."+fileName(filepath.Base(from))+".note")
 }
 
-// Apply applies the file in the folder from, unless that was done before. An error
+// Apply applies File in the folder from, and what Raspberry Pi Imager has written there,
+// unless that was done before. An error
 // says what is wrong with it, in words for the operator; nothing is changed then.
 // Apply may be killed at any moment and is then to be called again.
 func (g *Gateway) Apply(from string) (Outcome, error) {
+	changed, wrong := g.applyImagers(from)
 	outcome, err := g.apply(from)
-	if err != nil {
+	if changed {
+		outcome = Applied
+	}
+	if err = errors.Join(wrong, err); err != nil {
 		_ = replace(g.wrong(), []byte(err.Error()), 0o640, true) // without room there are greater worries
 		return outcome, err
 	}
@@ -110,19 +115,19 @@ func (g *Gateway) apply(from string) (Outcome, error) {
 		return Nothing, err
 	}
 	outcome := Before
-	if !last.about(text) {
+	if !last.about(text, '*') {
 		if last, err = g.install(from, text, last); err != nil {
 			return Nothing, err
 		}
 		outcome = Applied
 	}
-	return outcome, errors.Join(overwrite(name, text, last.Spans), g.tidy())
+	return outcome, errors.Join(overwrite(name, text, last.Spans, '*'), g.tidy())
 }
 
 // about says whether it is this file that was applied, be its secrets overwritten or
 // not, or in part.
-func (n *note) about(text []byte) bool {
-	return n.Size == len(text) && n.Digest == digest(starred(text, n.Spans))
+func (n *note) about(text []byte, mark byte) bool {
+	return n.Size == len(text) && n.Digest == digest(starred(text, n.Spans, mark))
 }
 
 func digest(text []byte) string {
@@ -148,7 +153,7 @@ func (g *Gateway) install(from string, text []byte, last *note) (*note, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := &note{digest(starred(text, s.spans())), len(text), s.spans(), rand.Text()[:12]}
+	next := &note{digest(starred(text, s.spans(), '*')), len(text), s.spans(), rand.Text()[:12]}
 	folder := filepath.Join(g.secrets(), next.Folder)
 	config, at, extra := s.configuration(filepath.Join(filepath.Base(g.secrets()), next.Folder))
 	if len(s.secrets) > 0 {
@@ -260,11 +265,11 @@ func problems(err error) (all []strict.Problem) {
 	return all
 }
 
-// overwrite has stars in the place of secrets on the card. It writes in place, for a
+// overwrite has marks in the place of secrets on the card. It writes in place, for a
 // new file would leave the old one where it was; the card itself may keep it all the
 // same.
-func overwrite(name string, text []byte, spans []Span) error {
-	clean := starred(text, spans)
+func overwrite(name string, text []byte, spans []Span, mark byte) error {
+	clean := starred(text, spans, mark)
 	if bytes.Equal(clean, text) {
 		return nil
 	}

@@ -46,7 +46,10 @@ var public = regexp.MustCompile(`(^|[._])(ca|cert)$`)
 func (s *secret) hidden() bool { return !public.MatchString(s.path) }
 
 // kept says that the value was overwritten: it was taken over before.
-func (s *secret) kept() bool { return s.value != "" && strings.Trim(s.value, "*\r\n") == "" }
+func (s *secret) kept() bool { return s.value != "" && kept(s.value, '*') }
+
+// kept says that nothing but marks stands in a value.
+func kept(value string, mark byte) bool { return strings.Trim(value, string(mark)+"\r\n") == "" }
 
 // connection is what a connection string of the hub says.
 type connection struct {
@@ -256,23 +259,24 @@ func (r *reader) inner(e edit.Entry) Span {
 func (r *reader) extras(all *extras) {
 	for i, line := range all.SSH.AuthorizedKeys {
 		line = strings.TrimSpace(line)
-		if _, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line)); err != nil || len(rest) > 0 {
+		if !publicKey(line) {
 			r.report(r.keysAt, "authorized_keys: key %d is no public key of SSH: copy the whole line of a file like id_ed25519.pub", i+1)
 			continue
 		}
 		r.keys = append(r.keys, line)
 	}
 	if w := all.WiFi; w != nil {
-		switch {
-		case w.SSID == "" || len(w.SSID) > 32:
-			r.report(r.wifiAt, "[wifi] ssid: write the name of the network, 1 to 32 bytes")
-		case strings.Trim(w.PSK, "*") != "" && (len(w.PSK) < 8 || len(w.PSK) > 63):
-			r.report(r.wifiAt, "[wifi] psk: a password has 8 to 63 letters; leave it out for a network without one")
-		case w.Country != "" && !regexp.MustCompile(`^[A-Z]{2}$`).MatchString(w.Country):
-			r.report(r.wifiAt, "[wifi] country: write two capital letters, like \"DE\"")
+		if problem := w.problem(false); problem != "" {
+			r.report(r.wifiAt, "[wifi] %s", problem)
 		}
 		r.wifi = w
 	}
+}
+
+// publicKey says whether a line is one of authorized_keys of sshd(8).
+func publicKey(line string) bool {
+	_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	return err == nil && len(rest) == 0 && !strings.ContainsAny(line, "\r\n")
 }
 
 // text1 is the value of a string of TOML, "" of anything else.
@@ -344,14 +348,14 @@ func (s *sheet) spans() []Span {
 	return all
 }
 
-// starred is the text with stars in the place of what is in the spans. Ends of lines
+// starred is the text with marks in the place of what is in the spans. Ends of lines
 // stay.
-func starred(text []byte, spans []Span) []byte {
+func starred(text []byte, spans []Span, mark byte) []byte {
 	text = slices.Clone(text)
 	for _, s := range spans {
 		for i := max(0, s.From); i < min(s.To, len(text)); i++ {
 			if text[i] != '\n' && text[i] != '\r' {
-				text[i] = '*'
+				text[i] = mark
 			}
 		}
 	}

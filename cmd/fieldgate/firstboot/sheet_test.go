@@ -46,7 +46,7 @@ func TestRead(t *testing.T) {
 			}
 		}
 	}
-	clean := starred([]byte(example), s.spans())
+	clean := starred([]byte(example), s.spans(), '*')
 	if want := "c2Vjc"; bytes.Contains(clean, []byte(want)) || bytes.Contains(clean, []byte("twelve")) {
 		t.Errorf("stars leave secrets:\n%s", clean)
 	}
@@ -82,7 +82,7 @@ func FuzzRead(f *testing.F) {
 		if err := toml.Unmarshal(config, &any); err != nil && s.hub == nil {
 			t.Errorf("the configuration is not TOML: %v\n%q\n%q", err, text, config)
 		}
-		clean := starred(text, s.spans())
+		clean := starred(text, s.spans(), '*')
 		again, err := read(File, clean, known)
 		if err != nil {
 			t.Fatalf("with stars: %v\n%q\n%q", err, text, clean)

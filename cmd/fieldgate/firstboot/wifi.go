@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/fieldgate/fieldgate/gateway/seal"
@@ -25,6 +26,27 @@ func (g *Gateway) joinWiFi(n *network, folder string) error {
 	return replace(g.WiFi, []byte(text), 0o600, false)
 }
 
+var (
+	country  = regexp.MustCompile(`^[A-Z]{2}$`)
+	wholeKey = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
+)
+
+// problem says what is wrong with a network, "" for nothing. hashed allows its key, in
+// hexadecimal, in the place of the password: Raspberry Pi Imager writes that.
+func (n *network) problem(hashed bool) string {
+	switch {
+	case n.SSID == "" || len(n.SSID) > 32:
+		return "ssid: write the name of the network, 1 to 32 bytes"
+	case hashed && wholeKey.MatchString(n.PSK):
+	case strings.Trim(n.PSK, "*") != "" && (len(n.PSK) < 8 || len(n.PSK) > 63):
+		return "psk: a password has 8 to 63 letters; leave it out for a network without one"
+	}
+	if n.Country != "" && !country.MatchString(n.Country) {
+		return "country: write two capital letters, like \"DE\""
+	}
+	return ""
+}
+
 // supplicant is a configuration of wpa_supplicant (its page wpa_supplicant.conf(5)).
 // Name and key are in hexadecimal: nothing in them can be taken for something else.
 func (n *network) supplicant(psk string) (string, error) {
@@ -39,9 +61,12 @@ func (n *network) supplicant(psk string) (string, error) {
 	if psk == "" {
 		out.WriteString("\tkey_mgmt=NONE\n")
 	} else {
-		key, err := networkKey(n.SSID, psk)
-		if err != nil {
-			return "", err
+		key := strings.ToLower(psk)
+		if !wholeKey.MatchString(psk) {
+			var err error
+			if key, err = networkKey(n.SSID, psk); err != nil {
+				return "", err
+			}
 		}
 		fmt.Fprintf(&out, "\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tpsk=%s\n", key)
 	}
