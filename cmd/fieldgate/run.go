@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -95,10 +96,16 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
 	level.Set(cfg.Level)
 	options := &slog.HandlerOptions{Level: level}
-	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(std.err, options))
+	handler := func(w io.Writer) slog.Handler {
+		if cfg.Format == "json" {
+			return slog.NewJSONHandler(w, options)
+		}
+		return slog.NewTextHandler(w, options)
 	}
-	return slog.New(slog.NewTextHandler(std.err, options))
+	if toJournald(std.err) {
+		return slog.New(newWithPriority(std.err, handler))
+	}
+	return slog.New(handler(std.err))
 }
 
 // runGateway makes the parts, joins them and runs them until ctx ends. When it
