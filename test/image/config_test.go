@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,32 @@ func requested(t *testing.T, files ...string) []string {
 		}
 	}
 	return lines
+}
+
+// What neither asks for something nor is a comment would be passed over by everybody,
+// like a symbol whose first letters are mistyped.
+func TestEveryLineAsks(t *testing.T) {
+	for pattern, asks := range map[string]*regexp.Regexp{
+		root + "/buildroot/configs/*":     regexp.MustCompile(`^(BR2_\w+=.+|# BR2_\w+ is not set|# [^B].*|# B[^R].*|)$`),
+		root + "/board/common/*.fragment": regexp.MustCompile(`^(CONFIG_\w+=.+|# CONFIG_\w+ is not set|# [^C].*|# C[^O].*|)$`),
+		root + "/board/*/linux.fragment":  regexp.MustCompile(`^(CONFIG_\w+=.+|# CONFIG_\w+ is not set|# [^C].*|# C[^O].*|)$`),
+	} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: nothing, %v", pattern, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for number, line := range strings.Split(string(text), "\n") {
+				if !asks.MatchString(line) {
+					t.Errorf("%s:%d: neither asks for a symbol, nor is a comment: %q", file, number+1, line)
+				}
+			}
+		}
+	}
 }
 
 // missing returns what of want is not in have.

@@ -54,7 +54,7 @@ func TestKernelKeepsEveryLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
-			if strings.HasPrefix(line, "CONFIG_") {
+			if strings.HasPrefix(line, "CONFIG_") || strings.HasPrefix(line, "# CONFIG_") {
 				want = append(want, strings.TrimSpace(line))
 			}
 		}
