@@ -138,6 +138,10 @@ image-lock: ## write buildroot/symbols.lock anew, as the tree BUILDROOT has it
 image-test: image-twin ## build the twin and boot it once, blank, to a leaf's message at the hub
 	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^TestBoot$$'
 
+.PHONY: image-card
+image-card: image-twin ## what the card says of a wrong file, key or hub; a reset; 128 MiB of memory (seven boots)
+	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 3h ./test/image -run '^(TestSmall|TestStatusOnTheCard)$$'
+
 .PHONY: link
 link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)
 	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e/link
@@ -211,6 +215,7 @@ nightly: ## everything, longer: all tests with the race detector and without, fi
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 2h -run '^(TestApplyIsKilled|TestBrokenPackets)$$' ./test/e2e
 	$(MAKE) backlog
 	$(MAKE) image-test
+	$(MAKE) image-card
 	$(MAKE) soak
 	$(MAKE) fuzz FUZZTIME=5m
 

@@ -8,7 +8,10 @@ board=$1 root=$2
 common=$(dirname "$(realpath "$0")")
 
 # Mount points and the folders that a read-only root must already have.
-mkdir -p "$root"/{boot,data,tmp,var,etc/fieldgate,etc/rauc}
+mkdir -p "$root"/{boot,data,tmp,var,srv,etc/fieldgate,etc/rauc}
+mkdir -p "$root"/etc/credstore{,.encrypted}
+chmod 700 "$root"/etc/credstore{,.encrypted}
+ln -sf ../proc/self/mounts "$root/etc/mtab"
 sed "s/@BOARD@/$board/" "$common/rauc/system.conf" >"$root/etc/rauc/system.conf"
 cp "$RAUC_CA" "$root/etc/rauc/keyring.pem"
 : >"$root/etc/machine-id"
@@ -25,6 +28,11 @@ echo "$VERSION" >"$root/usr/lib/fieldgate-version"
 # them would open a socket for SSH.
 for generator in gpt-auto hibernate-resume rc-local run ssh system-update sysv tpm2; do
 	rm -f "$root/usr/lib/systemd/system-generators/systemd-$generator-generator"
+done
+
+# Views of the kernel that nothing here needs.
+for unit in dev-hugepages sys-kernel-debug sys-kernel-tracing; do
+	ln -sf /dev/null "$root/etc/systemd/system/$unit.mount"
 done
 
 # What would write into /etc or /usr at the start has nothing to do here.

@@ -55,7 +55,6 @@ fi
 if [ -d "$in/boot" ]; then
 	cp -r "$in/boot/." "$work/root/boot/"
 fi
-mkdir -p "$work/root/boot/fieldgate"
 sed "s/@CONSOLE@/$CONSOLE/" "$common/boot.cmd" >"$work/boot.cmd"
 mkimage -A arm64 -T script -C none -n "fieldgate $board" -d "$work/boot.cmd" "$work/root/boot/boot.scr" >/dev/null
 

@@ -98,12 +98,12 @@ ln -sf bash "$root/usr/bin/sh"
 # What an appliance has no use for.
 rm -rf "${root:?}"/{boot,home,media,mnt,opt,srv,var} "$root"/usr/lib/u-boot "$root"/usr/share/{ca-certificates,perl5,bash-completion,zsh,lintian,bug,base-passwd,keyrings}
 rm -rf "$root"/usr/lib/aarch64-linux-gnu/perl* "$root"/usr/share/{common-licenses,debconf,dpkg,alsa,polkit-1,i18n,pam-configs,pixmaps,menu,misc,doc-base}
-rm -f "$root"/usr/bin/perl* "$root"/etc/ssh/sshd_config.d/*
+rm -f "$root"/usr/bin/perl* "$root"/etc/ssh/sshd_config.d/* "$root"/usr/lib/tmpfiles.d/debian.conf
 mkdir -p "$root"/{home,mnt,run,proc,sys,dev,root}
 
 # From here on as in the product.
 cp -r "$top/board/common/overlay/." "$root/"
-"$top/systemd/install.sh" "$program" "$root" /usr
+"$top/systemd/install.sh" "$program" "$root" /usr appliance
 sed -i 's/^u!/u/' "$root"/usr/lib/sysusers.d/*.conf # the older systemd of the machine that builds does not know it
 systemd-sysusers --root="$root" 2>/dev/null
 "$top/board/common/root.sh" "$board" "$root"

@@ -76,7 +76,7 @@ func installed(t *testing.T, prefix string) string {
 	program := filepath.Join(t.TempDir(), "fieldgate")
 	write(t, program, "#!/bin/sh\n", 0o755)
 	must(t, "systemd/install.sh", program, root, prefix, "appliance")
-	for _, program := range []string{"mount", "umount", "systemctl", "sh"} {
+	for _, program := range []string{"mkdir", "mount", "umount", "systemctl", "sh"} {
 		write(t, filepath.Join(root, "bin", program), "#!/bin/sh\n", 0o755)
 	}
 	for _, target := range []string{"sysinit", "basic", "shutdown", "multi-user", "timers", "local-fs", "network-pre", "ssh"} {

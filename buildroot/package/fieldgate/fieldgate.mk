@@ -19,7 +19,7 @@ define FIELDGATE_BUILD_CMDS
 endef
 
 define FIELDGATE_INSTALL_TARGET_CMDS
-	$(@D)/systemd/install.sh $(@D)/bin/fieldgate-arm64 $(TARGET_DIR) /usr
+	$(@D)/systemd/install.sh $(@D)/bin/fieldgate-arm64 $(TARGET_DIR) /usr appliance
 endef
 
 # As in systemd/sysusers.d: the root is read-only, so users are made here.

@@ -1,0 +1,143 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// scanned are the ports that are tried from outside: all that are well known, and
+// others where something could listen. That nothing else listens is asked inside.
+var scanned = func() (all []int) {
+	for port := 1; port <= 1024; port++ {
+		all = append(all, port)
+	}
+	return append(all, 1883, 2222, 2375, 4840, 5353, 5355, 5432, 5671, 5672, 6443, 8000, 8080, 8443, 8883, 9001, 9090, 9100, 9600)
+}()
+
+// open are those that may answer.
+var open = []int{22, 8883}
+
+// checkDoors looks who answers, and whether anybody could log in without a key.
+func (w *twin) checkDoors(ctx context.Context) {
+	w.t.Helper()
+	var mu sync.Mutex
+	var answer []int
+	var group sync.WaitGroup
+	limit := make(chan struct{}, 64)
+	for _, port := range scanned {
+		group.Go(func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			if w.answers(ctx, port) {
+				mu.Lock()
+				defer mu.Unlock()
+				answer = append(answer, port)
+			}
+		})
+	}
+	group.Wait()
+	slices.Sort(answer)
+	if !slices.Equal(answer, open) {
+		w.t.Errorf("ports %v answer, want %v", answer, open)
+	}
+	const listening = " | tr -s ' ' | cut -d' ' -f4 | grep -vE '^(127\\.|\\[::1\\])' | grep -oE '[0-9]+$' | sort -un | tr '\\n' ' '"
+	w.expect(ctx, "ss -Htln"+listening, "22 8883")
+	w.expect(ctx, "ss -Huln"+listening, "68 5353") // DHCP, and the name on the local network
+	w.expect(ctx, "grep -v '^[^:]*:[*]:' /etc/shadow || echo locked", "locked")
+	w.expect(ctx, "sshd -T 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication|permitemptypasswords) yes' || echo keys", "keys")
+}
+
+// answers says whether somebody is behind a port. The emulator takes every
+// connection, and ends it when the machine refuses.
+func (w *twin) answers(ctx context.Context, port int) bool {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", w.port(port))
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Minute))
+	if port == 8883 {
+		return tls.Client(c, &tls.Config{RootCAs: w.trusted, ServerName: "gateway"}).HandshakeContext(ctx) == nil
+	}
+	_, err = c.Read(make([]byte, 1))
+	return err == nil || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// checkName looks whether the machine is found by its name and by what it offers.
+func (w *twin) checkName(ctx context.Context) {
+	w.t.Helper()
+	name, err := w.shell(ctx, "cat /proc/sys/kernel/hostname")
+	serial, _ := w.shell(ctx, "tail -c 5 /etc/machine-id")
+	if err != nil || name != "fieldgate-"+serial {
+		w.t.Errorf("the machine is called %q (%v), its number ends in %q", name, err, serial)
+	}
+	for service, port := range map[string]int{"_fieldgate._tcp": 8883, "_secure-mqtt._tcp": 8883, "_ssh._tcp": 22} {
+		want := name + "." + service + ".local. at " + name + ".local.:" + strconv.Itoa(port)
+		var got []string
+		w.await(ctx, "an answer about "+service, func() bool {
+			got = w.ask(ctx, service+".local.")
+			return len(got) > 0
+		})
+		if !slices.Equal(got, []string{want}) {
+			w.t.Errorf("%s is at %q, want %q", service, got, want)
+		}
+	}
+	greeting, err := w.login(ctx, "exit\n")
+	if err != nil || !strings.Contains(greeting, "uplink   connected") || !strings.Contains(greeting, "run: fieldgate status") {
+		w.t.Errorf("a login is greeted with %q, %v", greeting, err)
+	}
+}
+
+// ask asks the machine once by multicast DNS (RFC 6763, section 4) for a service, and
+// returns who offers it where. The answer may be lost.
+func (w *twin) ask(ctx context.Context, service string) (found []string) {
+	w.t.Helper()
+	for _, instance := range w.query(ctx, service, dnsmessage.TypePTR) {
+		for _, place := range w.query(ctx, instance, dnsmessage.TypeSRV) {
+			found = append(found, instance+" at "+place)
+		}
+	}
+	return found
+}
+
+func (w *twin) query(ctx context.Context, name string, kind dnsmessage.Type) (found []string) {
+	w.t.Helper()
+	c, err := new(net.Dialer).DialContext(ctx, "udp", w.port(5353))
+	must(w.t, err)
+	defer c.Close()
+	question := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 1},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET}},
+	}
+	packet, err := question.Pack()
+	must(w.t, err)
+	_, err = c.Write(packet)
+	must(w.t, err)
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	answer := make([]byte, 9000)
+	n, err := c.Read(answer)
+	if err != nil {
+		return nil
+	}
+	var m dnsmessage.Message
+	must(w.t, m.Unpack(answer[:n]))
+	for _, r := range m.Answers {
+		switch body := r.Body.(type) {
+		case *dnsmessage.PTRResource:
+			found = append(found, body.PTR.String())
+		case *dnsmessage.SRVResource:
+			found = append(found, body.Target.String()+":"+strconv.Itoa(int(body.Port)))
+		}
+	}
+	return slices.DeleteFunc(found, func(s string) bool { return strings.TrimSpace(s) == "" })
+}
