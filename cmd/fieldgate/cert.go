@@ -414,7 +414,7 @@ func (d *desk) keepNewKey(p *shownPair) (crypto.Signer, error) {
 		return nil, err
 	}
 	file := p.RequestFile()
-	if err := p.MakeFolder(filepath.Dir(file)); err != nil {
+	if err := p.MakeFolder(filepath.Dir(file), 0o755); err != nil {
 		return nil, err
 	}
 	return key, errors.Join(p.WriteFile(file, d.sealed(text), 0o600), syncFolder(filepath.Dir(file)))

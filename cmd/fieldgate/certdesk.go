@@ -221,11 +221,8 @@ func (d *desk) root() (*identity.Authority, error) {
 			return err
 		}
 		keys := filepath.Dir(file)
-		if err := os.Mkdir(keys, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		p := keypair.Place{UID: uid, GID: gid}
-		return errors.Join(os.Lchown(keys, uid, gid), p.WriteFile(file, d.sealed([]byte(text)), 0o600), syncFolder(keys), syncFolder(d.dir))
+		p := keypair.Place{Cert: keys, UID: uid, GID: gid} // which is in the data folder
+		return errors.Join(p.MakeFolder(keys, 0o700), p.WriteFile(file, d.sealed([]byte(text)), 0o600), syncFolder(keys), syncFolder(d.dir))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)

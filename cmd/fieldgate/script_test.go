@@ -22,7 +22,7 @@ import (
 
 // TestMain lets the scripts call fieldgate as a program.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"fieldgate": func() { os.Exit(mainCode()) }})
+	testscript.Main(m, map[string]func(){"fieldgate": func() { os.Exit(mainCode()) }, "without-chown": withoutChown})
 }
 
 // TestScripts runs testdata/script/*.txtar, sessions at a terminal.

@@ -17,12 +17,16 @@
 package keypair
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrElsewhere says that a file is a link that was not made here: whoever has made it
@@ -80,7 +84,7 @@ func (p Place) Stage(cert, key []byte) (*Candidate, error) {
 			return nil, err
 		}
 	}
-	if err := p.MakeFolder(p.dir()); err != nil {
+	if err := p.MakeFolder(p.dir(), 0o755); err != nil {
 		return nil, err
 	}
 	name, err := p.free()
@@ -90,7 +94,7 @@ func (p Place) Stage(cert, key []byte) (*Candidate, error) {
 	c := &Candidate{p, name}
 	dir := filepath.Join(p.dir(), name)
 	pass()
-	err = p.MakeFolder(dir)
+	err = p.MakeFolder(dir, 0o755)
 	if err == nil {
 		pass()
 		err = p.WriteFile(keyIn(dir), key, 0o600)
@@ -159,7 +163,7 @@ func (c *Candidate) Files() (cert, key string) {
 }
 
 // Drop removes a candidate that is not to be used.
-func (c *Candidate) Drop() error { return os.RemoveAll(filepath.Join(c.place.dir(), c.name)) }
+func (c *Candidate) Drop() error { return c.place.remove(c.name) }
 
 // Swap puts the candidate in its place. The pair that was there is kept for Back, those
 // from before are removed. It is on flash when Swap returns; after an error the old pair
@@ -262,19 +266,21 @@ func (p Place) link(target, name string) error {
 	if old, err := os.Readlink(name); err == nil && old == target {
 		return nil
 	}
-	fresh := name + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	dir, err := p.open(filepath.Dir(name))
+	if err != nil {
 		return err
 	}
-	if err := os.Symlink(target, fresh); err != nil {
-		return err
+	defer dir.Close()
+	at, fresh := int(dir.Fd()), freshName()
+	if err := unix.Symlinkat(target, at, fresh); err != nil {
+		return &fs.PathError{Op: "symlink", Path: name, Err: err}
 	}
 	pass()
-	if err := os.Rename(fresh, name); err != nil {
-		return errors.Join(err, os.Remove(fresh))
+	if err := unix.Renameat(at, fresh, at, filepath.Base(name)); err != nil {
+		return errors.Join(&fs.PathError{Op: "rename", Path: name, Err: err}, unix.Unlinkat(at, fresh, 0))
 	}
 	pass()
-	return syncFolder(filepath.Dir(name))
+	return dir.Sync()
 }
 
 // prune removes pairs that are neither the current one nor the former.
@@ -288,38 +294,121 @@ func (p Place) prune() error {
 	for _, e := range list {
 		if _, number := strconv.Atoi(e.Name()); number == nil && e.Name() != now && e.Name() != old {
 			pass()
-			err = errors.Join(err, os.RemoveAll(filepath.Join(p.dir(), e.Name())))
+			err = errors.Join(err, p.remove(e.Name()))
 		}
 	}
 	return errors.Join(err, syncFolder(p.dir()))
 }
 
-// MakeFolder makes a folder for the owner of the place, where there is none.
-func (p Place) MakeFolder(dir string) error {
-	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
-		return nil
-	} else if err != nil {
+// MakeFolder makes a folder for the owner of the place, where there is none. It must be
+// beneath the folder of the certificate, and is reached from there through no link.
+func (p Place) MakeFolder(dir string, mode fs.FileMode) error {
+	parent, err := p.open(filepath.Dir(dir))
+	if err != nil {
 		return err
 	}
-	return errors.Join(os.Chmod(dir, 0o755), os.Lchown(dir, p.UID, p.GID))
+	defer parent.Close()
+	made := unix.Mkdirat(int(parent.Fd()), filepath.Base(dir), uint32(mode.Perm()))
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: made}
+	}
+	pass()
+	f, err := openIn(parent, filepath.Base(dir))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if made != nil {
+		return nil
+	}
+	return errors.Join(f.Chmod(mode), p.own(f))
 }
 
-// WriteFile writes a file for the owner of the place: after a power cut it is there
-// whole or not at all, once its folder is synced.
+// WriteFile writes a file for the owner of the place, in a folder as MakeFolder makes
+// them: after a power cut it is there whole or not at all, once its folder is synced.
 func (p Place) WriteFile(name string, text []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-") // mode 0600
+	dir, err := p.open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
+	defer dir.Close()
+	at, fresh := int(dir.Fd()), freshName()
+	fd, err := unix.Openat(at, fresh, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(text)
-	err = errors.Join(err, f.Chown(p.UID, p.GID), f.Chmod(mode), f.Sync(), f.Close())
+	err = errors.Join(err, p.own(f), f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), name)
+		err = unix.Renameat(at, fresh, at, filepath.Base(name))
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, unix.Unlinkat(at, fresh, 0))
 	}
 	return nil
+}
+
+// freshName is one that nobody else has given a file.
+func freshName() string { return ".new-" + rand.Text() }
+
+// own gives the owner of the place what is open. It asks for nothing where that is so
+// already: what runs as a service may not change owners at all.
+func (p Place) own(f *os.File) error {
+	if p.UID < 0 {
+		return nil
+	}
+	var now unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
+		return err
+	}
+	if int(now.Uid) == p.UID && int(now.Gid) == p.GID {
+		return nil
+	}
+	return f.Chown(p.UID, p.GID)
+}
+
+// open opens a folder. From that of the certificate downwards it goes through no link:
+// the daemon's user may own the folders there, and would lead root, who writes into
+// them, anywhere.
+func (p Place) open(dir string) (*os.File, error) {
+	base := filepath.Dir(p.Cert)
+	rest, err := filepath.Rel(base, dir)
+	if err != nil || !filepath.IsLocal(rest) {
+		return os.Open(dir)
+	}
+	f, err := os.Open(base)
+	if err != nil || rest == "." {
+		return f, err
+	}
+	for name := range strings.SplitSeq(rest, string(filepath.Separator)) {
+		next, err := openIn(f, name)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		f = next
+	}
+	return f, nil
+}
+
+// openIn opens a folder in another one, not a link to one.
+func openIn(parent *os.File, name string) (*os.File, error) {
+	full := filepath.Join(parent.Name(), name)
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: full, Err: err}
+	}
+	return os.NewFile(uintptr(fd), full), nil
+}
+
+// remove removes a pair. It cannot be led out of the folder of the certificate.
+func (p Place) remove(name string) error {
+	base, err := os.OpenRoot(filepath.Dir(p.Cert))
+	if err != nil {
+		return err
+	}
+	return errors.Join(base.RemoveAll(filepath.Join(filepath.Base(p.dir()), name)), base.Close())
 }
 
 func syncFolder(name string) error {

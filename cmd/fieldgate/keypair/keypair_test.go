@@ -202,3 +202,71 @@ func TestKilledAtEveryStep(t *testing.T) {
 		})
 	}
 }
+
+// Whoever owns the folders cannot have root, who writes into them, follow a link.
+func TestLinksInTheFoldersLeadNowhere(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		swap string // what becomes a link
+		step int    // before which step; -1 is before all
+	}{
+		{"before all", "gw.crt.d", -1},
+		{"when its folder was made", "gw.crt.d", 0},
+		{"before the pair's folder is made", "gw.crt.d", 1},
+		{"when the pair's folder was made", "gw.crt.d/1", 2},
+		{"the folder above", "gw.crt.d", 2},
+		{"before the key is written", "gw.crt.d/1", 3},
+		{"the folder above, before the certificate is written", "gw.crt.d", 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			defer func() { pass = func() {} }()
+			p, victim := placeIn(t.TempDir()), t.TempDir()
+			p.UID, p.GID = os.Geteuid(), os.Getegid()
+			if err := errors.Join(os.Mkdir(filepath.Join(victim, "1"), 0o700), os.Chmod(victim, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			swap := func() {
+				name := filepath.Join(filepath.Dir(p.Cert), c.swap)
+				if err := errors.Join(os.RemoveAll(name), os.Symlink(victim, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			step := 0
+			pass = func() {
+				if step == c.step {
+					swap()
+				}
+				step++
+			}
+			if c.step < 0 {
+				swap()
+			}
+			if err := change(p, "new"); err == nil {
+				t.Error("it went through the link")
+			}
+			for _, dir := range []string{victim, filepath.Join(victim, "1")} {
+				if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+					t.Errorf("%s is %v, %v", dir, info, err)
+				}
+			}
+			if list, err := filepath.Glob(filepath.Join(victim, "*")); err != nil || len(list) != 1 {
+				t.Errorf("behind the link there is %v, %v", list, err)
+			}
+			if list, err := filepath.Glob(filepath.Join(victim, "1", "*")); err != nil || len(list) != 0 {
+				t.Errorf("behind the link there is %v, %v", list, err)
+			}
+		})
+	}
+}
+
+// Files of somebody else stay, whatever they are called.
+func TestOtherFilesStay(t *testing.T) {
+	p := placeIn(t.TempDir())
+	other := Place{p.Cert + ".new", p.Key + ".new", -1, -1}
+	put(t, other, "bought")
+	mustChange(t, p, "one")
+	mustChange(t, p, "two")
+	if got := look(t, other); got != "bought" {
+		t.Errorf("they hold %q", got)
+	}
+}
