@@ -115,7 +115,7 @@ func (c *certChange) use(ctx context.Context, std streams, p *shownPair, chain, 
 		}
 		return &failure{exitRejected, what, errors.Join(err, candidate.Drop()), next}
 	}
-	if err := candidate.Swap(); err != nil {
+	if err := candidate.Swap(c.sealed); err != nil {
 		return &failure{exitFailed, what, err, "look at the space and the rights there; the old one or the new one is in its place, whole"}
 	}
 	return c.tell(ctx, std, what, p, proof)

@@ -189,8 +189,15 @@ func (d *desk) addresses() string {
 }
 
 // alone looks whether other listeners have one half of a pair only: they would be left
-// with halves that do not fit.
+// with halves that do not fit. Nor can one file with both halves become two.
 func (d *desk) alone(p *shownPair) error {
+	if p.oneFile() {
+		return &failure{
+			exitForbidden, "cannot replace the certificate of " + strings.Join(p.Listeners, ", "),
+			fmt.Errorf("%s is its certificate and its key, in one file", p.Cert),
+			"give the key a file of its own: write it there with openssl pkey, name it as key_file, then: systemctl restart fieldgate",
+		}
+	}
 	for _, o := range d.pairs {
 		if o.Place != p.Place && (o.Cert == p.Cert || o.Key == p.Key) {
 			return &failure{
@@ -201,6 +208,19 @@ func (d *desk) alone(p *shownPair) error {
 		}
 	}
 	return nil
+}
+
+// oneFile says whether the certificate and the key are in the same file.
+func (p *shownPair) oneFile() bool {
+	if p.Cert == p.Key {
+		return true
+	}
+	cert, err := os.Lstat(p.Cert)
+	if err != nil {
+		return false
+	}
+	key, err := os.Lstat(p.Key)
+	return err == nil && os.SameFile(cert, key)
 }
 
 // root is the authority that signs what create and renew make. It is made when it is
@@ -230,10 +250,11 @@ func (d *desk) root() (*identity.Authority, error) {
 	return a, nil
 }
 
-// sealed is what is written of a secret: itself where there is no machine key.
+// sealed is what is written of a secret: itself where there is no machine key, or where
+// it is sealed already.
 func (d *desk) sealed(secret []byte) []byte {
 	m, err := seal.Find(d.place)
-	if err != nil {
+	if err != nil || seal.Sealed(secret) {
 		return secret
 	}
 	return m.Seal(secret)

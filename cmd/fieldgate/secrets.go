@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/keypair"
 	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
@@ -29,12 +30,18 @@ func (c *config) sealed(secret string) string {
 }
 
 // secretFiles are all files that hold a secret: those that the configuration names,
-// and those that the gateway has written itself. Each comes once.
+// and those that the gateway has written itself, also keys of former certificates. Each
+// comes once.
 func (c *config) secretFiles() []string {
 	keys := filepath.Join(c.Gateway.DataDir, "keys")
 	kept, _ := filepath.Glob(filepath.Join(keys, "*.key"))
 	authorities, _ := filepath.Glob(filepath.Join(keys, "*.pem"))
 	all := slices.Concat(c.secrets, kept, authorities)
+	for _, l := range c.Broker.Listeners {
+		if !l.Plain {
+			all = append(all, keypair.Place{Cert: l.CertFile, Key: l.KeyFile}.Keys()...)
+		}
+	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }

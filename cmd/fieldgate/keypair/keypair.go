@@ -18,11 +18,13 @@ package keypair
 
 import (
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,6 +55,23 @@ func (p Place) former() string  { return filepath.Join(p.dir(), "former") }
 
 func certIn(dir string) string { return filepath.Join(dir, "cert.pem") }
 func keyIn(dir string) string  { return filepath.Join(dir, "key.pem") }
+
+// Keys returns the files with keys that are not in their place: of former pairs, of one
+// whose change was cut short, and the one that waits for its certificate.
+func (p Place) Keys() []string {
+	now, _ := os.Readlink(p.current())
+	list, _ := os.ReadDir(p.dir())
+	files := []string{p.RequestFile()}
+	for _, e := range list {
+		if _, number := strconv.Atoi(e.Name()); number == nil && e.Name() != now {
+			files = append(files, keyIn(filepath.Join(p.dir(), e.Name())))
+		}
+	}
+	return slices.DeleteFunc(files, func(name string) bool {
+		_, err := os.Lstat(name)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
 
 // RequestFile is where a key waits for its certificate. Nothing here reads it.
 func (p Place) RequestFile() string { return filepath.Join(p.dir(), "request.key") }
@@ -166,11 +185,13 @@ func (c *Candidate) Files() (cert, key string) {
 func (c *Candidate) Drop() error { return c.place.remove(c.name) }
 
 // Swap puts the candidate in its place. The pair that was there is kept for Back, those
-// from before are removed. It is on flash when Swap returns; after an error the old pair
-// is in its place, or the new one.
-func (c *Candidate) Swap() error {
+// from before are removed. Of files that somebody has put there what sealed makes of the
+// key is kept, and of the certificate's file no more than certificates: everybody can
+// read it. It is on flash when Swap returns; after an error the old pair is in its
+// place, or the new one.
+func (c *Candidate) Swap(sealed func(key []byte) []byte) error {
 	p := c.place
-	if err := p.adopt(); err != nil {
+	if err := p.adopt(sealed); err != nil {
 		return err
 	}
 	if old, err := os.Readlink(p.current()); err == nil {
@@ -207,7 +228,7 @@ func (p Place) Back() error {
 }
 
 // adopt makes of files that somebody has put there a pair, and links to it of them.
-func (p Place) adopt() error {
+func (p Place) adopt(sealed func(key []byte) []byte) error {
 	cert, err := plainFile(p.Cert)
 	if err != nil {
 		return err
@@ -227,7 +248,7 @@ func (p Place) adopt() error {
 			return err
 		}
 	}
-	c, err := p.Stage(texts[0], texts[1])
+	c, err := p.Stage(certificates(texts[0]), sealed(texts[1]))
 	if err != nil {
 		return err
 	}
@@ -235,6 +256,19 @@ func (p Place) adopt() error {
 		return err
 	}
 	return p.linkFiles()
+}
+
+// certificates are those in a text in PEM form, without all else.
+func certificates(text []byte) (all []byte) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return all
+		}
+		if block.Type == "CERTIFICATE" {
+			all = append(all, pem.EncodeToMemory(block)...)
+		}
+	}
 }
 
 // plainFile says whether something is there that is no link.

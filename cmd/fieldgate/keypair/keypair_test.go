@@ -1,12 +1,15 @@
 package keypair
 
 import (
+	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -40,11 +43,16 @@ func change(p Place, what string) error {
 	if what == "back" {
 		return p.Back()
 	}
-	c, err := p.Stage([]byte(what), []byte(what))
+	c, err := p.Stage(says(what), says(what))
 	if err != nil {
 		return err
 	}
-	return c.Swap()
+	return c.Swap(func(key []byte) []byte { return key })
+}
+
+// says is what a test writes in the place of a certificate or a key.
+func says(what string) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(what)})
 }
 
 // look returns what the pair says, "" if there is none. Its halves must fit.
@@ -58,7 +66,11 @@ func look(t *testing.T, p Place) string {
 	if err != nil || failed != nil || string(cert) != string(key) {
 		t.Fatalf("certificate %q, %v; key %q, %v", cert, err, key, failed)
 	}
-	return string(cert)
+	block, _ := pem.Decode(cert)
+	if block == nil {
+		t.Fatalf("certificate %q", cert)
+	}
+	return string(block.Bytes)
 }
 
 func mustChange(t *testing.T, p Place, what string) {
@@ -71,7 +83,7 @@ func mustChange(t *testing.T, p Place, what string) {
 func put(t *testing.T, p Place, text string) {
 	t.Helper()
 	for _, file := range []string{p.Cert, p.Key} {
-		if err := os.WriteFile(file, []byte(text), 0o640); err != nil {
+		if err := os.WriteFile(file, says(text), 0o640); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -256,6 +268,40 @@ func TestLinksInTheFoldersLeadNowhere(t *testing.T) {
 				t.Errorf("behind the link there is %v, %v", list, err)
 			}
 		})
+	}
+}
+
+// Everybody can read the file of a certificate: a key that stands in it is not copied
+// there. Keys of former pairs are known.
+func TestKeysOfAdoptedFiles(t *testing.T) {
+	p := placeIn(t.TempDir())
+	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})
+	both := slices.Concat([]byte("from the shop\n"), key, says("leaf"), says("authority"))
+	if err := errors.Join(os.WriteFile(p.Cert, both, 0o600), os.WriteFile(p.Key, key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Stage(says("new"), says("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Swap(func([]byte) []byte { return []byte("sealed") }); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.RequestFile(), key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile, err := p.Former()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(certFile); err != nil || !bytes.Equal(got, slices.Concat(says("leaf"), says("authority"))) {
+		t.Errorf("the certificate became %q, %v", got, err)
+	}
+	if got, err := os.ReadFile(keyFile); err != nil || string(got) != "sealed" {
+		t.Errorf("the key became %q, %v", got, err)
+	}
+	if got, want := p.Keys(), []string{p.RequestFile(), keyFile}; !slices.Equal(got, want) {
+		t.Errorf("keys out of their place are %q, want %q", got, want)
 	}
 }
 
