@@ -152,11 +152,14 @@ func (c *certChange) sameNames(p *shownPair, fresh *x509.Certificate) error {
 // tell has a running gateway show what is in the files, and looks whether it does; if
 // not, the former pair comes back.
 func (d *desk) tell(ctx context.Context, std streams, what string, p *shownPair, proven *proof) error {
-	err := d.client().ReloadCertificates(ctx)
-	if errors.Is(err, control.ErrNotRunning) {
+	ctx, cancel := uninterrupted(ctx) // the new one is in its place
+	defer cancel()
+	shown, err := d.client().ReloadCertificates(ctx)
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
 		fmt.Fprintln(std.err, "no gateway runs: it counts when one starts")
-	} else if err == nil {
-		err = d.seen(ctx, p, proven)
+	case err == nil:
+		err = lookAt(ctx, std, shown, p, proven)
 	}
 	if err != nil && !errors.Is(err, control.ErrNotRunning) {
 		return d.goBack(ctx, what, p, err)
@@ -165,17 +168,41 @@ func (d *desk) tell(ctx context.Context, std streams, what string, p *shownPair,
 	return nil
 }
 
-// seen looks at the listeners from outside.
-func (d *desk) seen(ctx context.Context, p *shownPair, proven *proof) error {
-	for _, address := range p.Listeners {
-		if _, port, _ := net.SplitHostPort(address); port == "0" {
-			continue // only the daemon knows which one it got
+// tellTime bounds how long a running gateway is talked to.
+const tellTime = 2 * time.Minute
+
+// uninterrupted is for what must not stop half-way because somebody wants to leave.
+func uninterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), tellTime)
+}
+
+// lookAt looks at the listeners from outside that the running gateway has with that file.
+// It may have fewer of them than the configuration, which may not be applied yet.
+func lookAt(ctx context.Context, std streams, shown map[string]string, p *shownPair, proven *proof) error {
+	looked := false
+	for address, file := range shown {
+		if !sameFile(file, p.Cert) {
+			continue
 		}
+		looked = true
 		if err := proven.shownAt(ctx, address); err != nil {
 			return err
 		}
 	}
+	if !looked {
+		fmt.Fprintln(std.err, "no listener of the running gateway has it yet: it counts with the configuration: fieldgate config apply")
+	}
 	return nil
+}
+
+// sameFile says whether two paths lead to one file.
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
 }
 
 // goBack undoes a change that a running gateway has not taken over.
@@ -186,8 +213,10 @@ func (d *desk) goBack(ctx context.Context, what string, p *shownPair, why error)
 	if errors.Is(why, control.ErrForbidden) {
 		return &failure{exitForbidden, what, why, "run it with sudo; the old one is back in its place"}
 	}
+	ctx, cancel := uninterrupted(ctx)
+	defer cancel()
 	// The old one was good a moment ago; if not, the daemon says so in its log.
-	_ = d.client().ReloadCertificates(ctx)
+	_, _ = d.client().ReloadCertificates(ctx)
 	return &failure{exitFailed, what, why, "the old one is back in its place; look at the log: journalctl -u fieldgate"}
 }
 

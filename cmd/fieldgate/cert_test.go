@@ -9,15 +9,20 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
 // dated makes a certificate that has itself as its authority and is good from and until
@@ -169,20 +174,64 @@ func TestRenewalDropsNoLeaf(t *testing.T) {
 	}
 	say("ping", []byte{0xc0, 0}, []byte{0xd0, 0})
 
-	// Where the new one is not seen, the old one comes back.
-	cert, key := dated(t, -day, day, "gate-7.example")
-	pair, err := tls.X509KeyPair(cert, key)
+	// Listeners of the file that are not applied yet do not matter: one that shares the
+	// certificate, and one with its own.
+	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	text, err = os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stranger.Close()
+	text = append(text, "\n[[broker.listener]]\naddress = \"127.0.0.1:"+port+"\"\ncert_file = \"cert.pem\"\nkey_file = \"key.pem\"\n"...)
+	text = append(text, "\n[[broker.listener]]\naddress = \"127.0.0.2:"+port+"\"\ncert_file = \"new.pem\"\nkey_file = \"new-key.pem\"\n"...)
+	mustWrite(t, file, text)
+	if code, out, errs := fieldgate("cert", "renew", "127.0.0.1:"+port, "--config", file, "--socket", socket); code != exitOK || errs != "" {
+		t.Errorf("with a listener that is not applied, renew ends with %d: %s%s", code, out, errs)
+	}
+	if code, out, errs := fieldgate("cert", "create", "127.0.0.2:"+port, "--config", file, "--socket", socket); code != exitOK || !strings.Contains(errs, "no listener of the running gateway has it yet") {
+		t.Errorf("for a listener that is not applied, create ends with %d: %s%s", code, out, errs)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// fakeDaemon answers whoever has it read certificates anew that a listener at that
+// address shows the one in the file.
+func fakeDaemon(t *testing.T, address, file string, asked func()) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked()
+		_ = json.NewEncoder(w).Encode(map[string]any{"shown": map[string]string{address: file}})
+	})}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Close()
+		<-ended
+	})
+	return socket
+}
+
+// showing is a listener that shows a certificate, whichever it is at the moment.
+func showing(t *testing.T, certificate func() (*tls.Certificate, error)) (address string) {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		for {
-			c, err := stranger.Accept()
+			c, err := l.Accept()
 			if err != nil {
 				return
 			}
@@ -190,19 +239,53 @@ func TestRenewalDropsNoLeaf(t *testing.T) {
 			c.Close()
 		}
 	}()
-	rewrite(t, file, "address = \"127.0.0.1:0\"\ncert_file", "address = \""+stranger.Addr().String()+"\"\ncert_file")
-	before, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
+	t.Cleanup(func() {
+		l.Close()
+		<-ended
+	})
+	return l.Addr().String()
+}
+
+// Where the new one is not seen, the old one comes back. Whoever leaves while the
+// gateway takes it over does not make it come back.
+func TestRenewalIsLookedAt(t *testing.T) {
+	file := folder(t, exampleText(t))
+	dir := filepath.Dir(file)
+	cert := filepath.Join(dir, "cert.pem")
+	if code, _, errs := fieldgate("cert", "create", "--replace", "--name", "gate-7.example", "--config", file, "--socket", filepath.Join(dir, "none.sock")); code != exitOK {
+		t.Fatalf("create ended with %d: %s", code, errs)
+	}
+	before, err := os.ReadFile(cert)
 	if err != nil {
 		t.Fatal(err)
 	}
+	other, otherKey := dated(t, -day, day, "gate-7.example")
+	pair, err := tls.X509KeyPair(other, otherKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := showing(t, func() (*tls.Certificate, error) { return &pair, nil })
+	socket := fakeDaemon(t, stranger, cert, func() {})
 	if code, _, errs := fieldgate("cert", "renew", "--config", file, "--socket", socket); code != exitFailed || !strings.Contains(errs, "the old one is back in its place") {
 		t.Errorf("where another program has the port, renew ends with %d: %s", code, errs)
 	}
-	if after, err := os.ReadFile(filepath.Join(dir, "cert.pem")); err != nil || !bytes.Equal(before, after) {
+	if after, err := os.ReadFile(cert); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the file holds another certificate, %v", err)
 	}
-	if code := d.end(); code != exitOK {
-		t.Errorf("exit code %d", code)
+
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	good := showing(t, func() (*tls.Certificate, error) {
+		pair, err := seal.KeyPair(cert, filepath.Join(dir, "key.pem"))
+		return &pair, err
+	})
+	socket = fakeDaemon(t, good, cert, leave)
+	var errs writer
+	if code := execute(ctx, []string{"cert", "renew", "--config", file, "--socket", socket}, streams{nil, io.Discard, &errs}); code != exitOK || ctx.Err() == nil {
+		t.Errorf("interrupted when it was in its place, renew ends with %d: %s", code, errs.lines())
+	}
+	if after, err := os.ReadFile(cert); err != nil || bytes.Equal(before, after) {
+		t.Errorf("the file holds the old certificate, %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -191,11 +192,30 @@ func (b *Broker) Configure(cfg Config) error {
 }
 
 // ReloadCertificates reads the certificates of listeners anew. Connections that are
-// there stay. After an error all listeners show what they showed before.
-func (b *Broker) ReloadCertificates() error {
+// there stay. After an error all listeners show what they showed before. shown says by
+// the address of each listener with TLS in which file its certificate is, an absolute
+// path; the port is the one that was chosen for port 0.
+func (b *Broker) ReloadCertificates() (shown map[string]string, err error) {
 	b.opening.Lock()
 	defer b.opening.Unlock()
-	return b.showLocked(b.cfg.Load().Listeners)
+	cfgs := b.cfg.Load().Listeners
+	if err := b.showLocked(cfgs); err != nil {
+		return nil, err
+	}
+	shown = make(map[string]string)
+	for i, l := range b.listeners {
+		if l.tls == nil {
+			continue
+		}
+		file, err := filepath.Abs(cfgs[i].CertFile)
+		if err != nil {
+			return nil, err
+		}
+		host, _, _ := net.SplitHostPort(cfgs[i].Address)
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		shown[net.JoinHostPort(host, port)] = file
+	}
+	return shown, nil
 }
 
 // showLocked has the listeners show what is in their files, all of them or none.

@@ -112,12 +112,19 @@ func (s *Server) rotateAuthority(w http.ResponseWriter, _ *http.Request) {
 	done(w, err)
 }
 
+// shown says by the address of a listener in which file its certificate is.
+type shown struct {
+	Shown map[string]string `json:"shown"`
+}
+
 func (s *Server) reloadCertificates(w http.ResponseWriter, _ *http.Request) {
-	err := s.ReloadCertificates()
-	if err == nil {
-		s.Log.Info("certificates of listeners are read anew")
+	files, err := s.ReloadCertificates()
+	if err != nil {
+		done(w, err)
+		return
 	}
-	done(w, err)
+	s.Log.Info("certificates of listeners are read anew")
+	answer(w, shown{files})
 }
 
 // OpenWindow opens a pairing window.
@@ -164,8 +171,11 @@ func (c *Client) RotateAuthority(ctx context.Context) error {
 	return c.change(ctx, http.MethodPost, "/v1/authority/rotate", nil, new(Result))
 }
 
-// ReloadCertificates has listeners show the certificates that are in their files now.
-// After an error they show what they showed before.
-func (c *Client) ReloadCertificates(ctx context.Context) error {
-	return c.change(ctx, http.MethodPost, "/v1/certificates/reload", nil, new(Result))
+// ReloadCertificates has listeners show the certificates that are in their files now,
+// and returns by the address of each one with TLS in which file that is. After an error
+// they show what they showed before.
+func (c *Client) ReloadCertificates(ctx context.Context) (files map[string]string, err error) {
+	var out shown
+	err = c.change(ctx, http.MethodPost, "/v1/certificates/reload", nil, &out)
+	return out.Shown, err
 }

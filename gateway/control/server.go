@@ -70,8 +70,9 @@ type Parts struct {
 	Window    *pairing.Window
 	Invite    func(pairing.Code) string
 	Authority Authority
-	// ReloadCertificates reads those of listeners anew, all or none.
-	ReloadCertificates func() error
+	// ReloadCertificates reads those of listeners anew, all or none, and says by their
+	// addresses in which files they are.
+	ReloadCertificates func() (shown map[string]string, err error)
 	// Events returns the last warnings, the oldest first.
 	Events func() []Event
 	// Records returns the lines of the log with numbers above one, the oldest first.
