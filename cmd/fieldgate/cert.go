@@ -95,6 +95,9 @@ func (c *certChange) use(ctx context.Context, std streams, p *shownPair, chain, 
 	if err != nil {
 		return &failure{exitNotFound, what, err, "name a file with certificates in PEM form"}
 	}
+	if err := p.strayKey(key); err != nil {
+		return &failure{exitForbidden, what, err, "have it signed (fieldgate cert create-csr), or move it away"}
+	}
 	candidate, err := p.Stage(chain, c.sealed(key))
 	if errors.Is(err, keypair.ErrElsewhere) {
 		return &failure{exitForbidden, what, err, "renew it with the program that has made the link, then: systemctl reload fieldgate"}
@@ -229,7 +232,7 @@ func createCertCommand(std streams) *cobra.Command {
 		Use:   "create [LISTENER]",
 		Short: "Make a certificate and its key for listeners",
 		Long: `Makes the certificate that leaves see, and its key, in the places that the
-configuration names for them. It is signed by an authority of the gateway's own, which
+configuration names for them; a key that is there already is used. It is signed by an authority of the gateway's own, which
 is made the first time and stays: leaves are given its certificate once, and trust
 what is renewed.
 ` + swapText,
@@ -251,8 +254,14 @@ what is renewed.
 			}
 			c.otherNames = true // whoever makes one says its names
 			key, text, err := newPrivateKey()
+			if p.onlyKey() {
+				key, err = p.key()
+				if err == nil {
+					text, err = keyText(key)
+				}
+			}
 			if err != nil {
-				return err
+				return &failure{exitForbidden, "there is a key in " + p.Key + " and no certificate", err, "move it away; then: fieldgate cert create"}
 			}
 			return c.sign(ctx, std, p, key, text, names, days)
 		}),
@@ -400,7 +409,8 @@ func createRequestCommand(std streams) *cobra.Command {
 		Long: `Prints a certificate signing request for an authority of one's own, for the names of
 the certificate that is there or those given. It is for the key that is in use, or for
 a new one: with --new-key, or where there is none. The new one waits, sealed like the
-other, until the certificate comes: fieldgate cert import.`,
+other, until the certificate comes: fieldgate cert import. Where there is no key in use,
+further requests are for the one that waits.`,
 		Example: "  sudo fieldgate cert create-csr > gateway.csr\n  sudo fieldgate cert create-csr --new-key --name gateway.local > gateway.csr",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: c.on(std, 0, func(_ context.Context, std streams, p *shownPair, _ []string) error {
@@ -414,6 +424,9 @@ other, until the certificate comes: fieldgate cert import.`,
 				return err
 			}
 			key, err := p.key()
+			if !fresh && errors.Is(err, fs.ErrNotExist) {
+				key, err = readKey(p.RequestFile())
+			}
 			if fresh || errors.Is(err, fs.ErrNotExist) {
 				key, err = c.keepNewKey(p)
 			}
@@ -468,17 +481,19 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 				return &failure{exitNotFound, what, err, "name a file with a certificate in PEM form"}
 			}
 			return c.on(std, 1, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
-				key, err := keyFor(certs[0], keyFile, p)
+				key, used, err := keyFor(certs[0], keyFile, p)
 				if err != nil {
 					return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
 				}
 				if err := c.use(ctx, std, p, chain, key); err != nil {
 					return err
 				}
-				if err := os.Remove(p.RequestFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return &failure{exitFailed, "the key of the request stays", err, "remove it: " + p.RequestFile()}
-				}
-				if keyFile != "" {
+				switch {
+				case sameFile(used, p.RequestFile()):
+					if err := os.Remove(p.RequestFile()); err != nil {
+						return &failure{exitFailed, "the key of the request stays", err, "remove it: " + p.RequestFile()}
+					}
+				case keyFile != "":
 					fmt.Fprintf(std.err, "%s is still there, for you to keep safe or to remove\n", keyFile)
 				}
 				return nil
@@ -509,8 +524,8 @@ func readChain(in io.Reader, file string) ([]byte, []*x509.Certificate, error) {
 	return parseChain(text)
 }
 
-// keyFor finds the key of a certificate.
-func keyFor(c *x509.Certificate, given string, p *shownPair) ([]byte, error) {
+// keyFor finds the key of a certificate, and the file it is in.
+func keyFor(c *x509.Certificate, given string, p *shownPair) (text []byte, file string, err error) {
 	files := []string{p.RequestFile(), p.Key}
 	if given != "" {
 		files = []string{given}
@@ -522,12 +537,12 @@ func keyFor(c *x509.Certificate, given string, p *shownPair) ([]byte, error) {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		public, comparable := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-		if comparable && public.Equal(c.PublicKey) {
-			return keyText(key)
+		if samePublic(key, c.PublicKey) {
+			text, err := keyText(key)
+			return text, file, err
 		}
 	}
-	return nil, errors.Join(errors.New("no key here fits it"), failed)
+	return nil, "", errors.Join(errors.New("no key here fits it"), failed)
 }
 
 func backCertCommand(std streams) *cobra.Command {

@@ -294,16 +294,56 @@ func (p *shownPair) current() ([]*x509.Certificate, error) {
 // key returns the pair's key as it is now.
 func (p *shownPair) key() (crypto.Signer, error) { return readKey(p.Key) }
 
+// onlyKey says whether somebody has put a key there, and no certificate.
+func (p *shownPair) onlyKey() bool {
+	if _, err := os.Lstat(p.Cert); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	info, err := os.Lstat(p.Key)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// strayKey refuses to put another key in the place of one that has no certificate yet:
+// it is nowhere else.
+func (p *shownPair) strayKey(text []byte) error {
+	if !p.onlyKey() {
+		return nil
+	}
+	there, err := p.key()
+	if err != nil {
+		return fmt.Errorf("there is a key without a certificate: %w", err)
+	}
+	if key, err := parseKeyText(text); err != nil || !samePublic(there, key.Public()) {
+		return fmt.Errorf("%s holds another key, without a certificate", p.Key)
+	}
+	return nil
+}
+
+// samePublic says whether a key is the one of a public key.
+func samePublic(key crypto.Signer, public crypto.PublicKey) bool {
+	own, comparable := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return comparable && own.Equal(public)
+}
+
 // readKey reads a private key in PEM form, sealed or in the clear.
 func readKey(file string) (crypto.Signer, error) {
 	text, err := seal.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
+	key, err := parseKeyText(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", file, err)
+	}
+	return key, nil
+}
+
+// parseKeyText returns the first private key in a text.
+func parseKeyText(text []byte) (crypto.Signer, error) {
 	for rest := text; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, fmt.Errorf("%s holds no private key in PEM form", file)
+			return nil, errors.New("holds no private key in PEM form")
 		}
 		if key := parseKey(block); key != nil {
 			return key, nil
