@@ -318,7 +318,9 @@ gateway's own authority. Leaves that trust that need not be told. One that anoth
 authority has signed is renewed with "cert create-csr" and "cert import".
 
 With --all those of other authorities are passed over, and so are listeners that have
-none yet. fieldgate-renew.timer runs it every hour with --all --if-needed.
+none yet. fieldgate-renew.timer runs it every hour with --all --if-needed. That does
+nothing while the clock is not set, or for the first day of a machine that no time source
+has told the time.
 ` + swapText,
 		Example: "  sudo fieldgate cert renew\n  sudo fieldgate cert renew --all --if-needed",
 		Args:    cobra.MaximumNArgs(1),
@@ -352,8 +354,12 @@ func (r *renewal) renew(ctx context.Context, std streams, p *shownPair, _ []stri
 	if err != nil {
 		return &failure{exitNotFound, "there is no certificate to renew", err, "fieldgate cert create"}
 	}
-	if r.ifNeeded && r.now.Before(renewFrom(chain[0])) {
+	if r.ifNeeded && !isDue(chain[0], r.now) {
 		fmt.Fprintf(std.out, "%s is due on %s, nothing was done\n", p.Cert, stamp(renewFrom(chain[0])))
+		return nil
+	}
+	if why := mistrust(r.clock); r.ifNeeded && why != "" {
+		fmt.Fprintf(std.out, "%s is due, nothing was done: %s, it shows %s\n", p.Cert, why, stamp(r.now))
 		return nil
 	}
 	root, err := r.root()
@@ -381,7 +387,11 @@ func (r *renewal) renew(ctx context.Context, std streams, p *shownPair, _ []stri
 // the first failure.
 func (r *renewal) renewAll(cmd *cobra.Command, std streams) error {
 	look := r.desk
-	if err := look.open(); err != nil {
+	switch err := look.open(); {
+	case errors.Is(err, errNoPairs):
+		_, err = fmt.Fprintln(std.out, "no listener has a certificate, nothing was done")
+		return err
+	case err != nil:
 		return err
 	}
 	var failed error
@@ -598,7 +608,7 @@ func (d *desk) describe(p *shownPair, c *x509.Certificate) ownCertificate {
 	root, err := d.root()
 	return ownCertificate{
 		p.Listeners, p.Cert, namesOf(c), c.Issuer.String(), err == nil && root.Signed(c),
-		c.NotBefore.UTC(), c.NotAfter.UTC(), renewFrom(c).UTC(), !d.now.Before(renewFrom(c)), hexPrint(c),
+		c.NotBefore.UTC(), c.NotAfter.UTC(), renewFrom(c).UTC(), isDue(c, d.now), hexPrint(c),
 	}
 }
 
@@ -683,7 +693,7 @@ func needsRenewalCommand(std streams) *cobra.Command {
 		Use:   "needs-renewal [LISTENER]",
 		Short: "Say by the exit code whether a certificate is due",
 		Long: `Exit code 0 says that a certificate is due to be renewed: that it has no more than 30
-days left, or a third of its life if that is less. Exit code 1 says that none is; any
+days left, or a third of its life if that is less, or is not good yet. Exit code 1 says that none is; any
 other one that it cannot be told: 3 for the configuration, 8 if there is none. "check"
 goes by the same rule.`,
 		Example: "  fieldgate cert needs-renewal && sudo fieldgate cert renew",

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
@@ -73,6 +74,7 @@ func TestRenewalIsAgreedOn(t *testing.T) {
 		{-day, 2*day + time.Hour, exitFailed, resultOK}, // of one for three days a third
 		{-2 * day, day - time.Hour, exitOK, resultWarning},
 		{-300 * day, -time.Hour, exitOK, resultError},
+		{day, 365 * day, exitOK, resultError}, // signed by a clock that was ahead
 	} {
 		cert, key := dated(t, c.from, c.until, "gate-7.example")
 		mustWrite(t, filepath.Join(dir, "cert.pem"), cert)
@@ -114,6 +116,57 @@ func TestRenewalIsAgreedOn(t *testing.T) {
 	}
 	if code := d.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// Nobody who only lets time pass is given a certificate by a clock that may be wrong; a
+// gateway without any time source is, in the end.
+func TestClockThatSigns(t *testing.T) {
+	for _, c := range []struct {
+		quality gateway.TimeQuality
+		up      time.Duration
+		signs   bool
+	}{
+		{gateway.Synced, time.Minute, true},
+		{gateway.Estimated, time.Minute, false},
+		{gateway.Estimated, day, true},
+		{gateway.Unsynced, 100 * day, false},
+	} {
+		if why := mistrust(gateway.Instant{Quality: c.quality, Uptime: c.up}); (why == "") != c.signs {
+			t.Errorf("quality %v, up for %v: %q", c.quality, c.up, why)
+		}
+	}
+
+	// A certificate from a clock that was ahead is due; whether it is renewed depends on the
+	// clock of this machine.
+	file := folder(t, exampleText(t))
+	dir := filepath.Dir(file)
+	socket := filepath.Join(dir, "none.sock")
+	if code, _, errs := fieldgate("cert", "create", "--replace", "--name", "gate-7.example", "--config", file, "--socket", socket); code != exitOK {
+		t.Fatalf("create ended with %d: %s", code, errs)
+	}
+	d := desk{file: file}
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	root, err := d.root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := d.pairs[0].key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead, err := root.SignServer(key.Public(), []string{"gate-7.example"}, time.Now().Add(100*day), time.Now().Add(465*day))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, filepath.Join(dir, "cert.pem"), []byte(ahead))
+	trusted := mistrust(d.clock) == ""
+	code, out, errs := fieldgate("cert", "renew", "--all", "--if-needed", "--config", file, "--socket", socket)
+	now, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
+	if renewed := err == nil && string(now) != ahead; code != exitOK || renewed != trusted || strings.Contains(out, "nothing was done") == trusted {
+		t.Errorf("with a clock that is trusted (%v), renew ends with %d: %s%s", trusted, code, out, errs)
 	}
 }
 

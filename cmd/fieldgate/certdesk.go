@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/keypair"
+	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/seal"
@@ -35,6 +36,33 @@ const renewBefore = 30 * 24 * time.Hour
 func renewFrom(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-min(renewBefore, c.NotAfter.Sub(c.NotBefore)/3))
 }
+
+// isDue says whether a certificate is to be renewed. One that is not good yet is: it was
+// signed by a clock that was ahead.
+func isDue(c *x509.Certificate, now time.Time) bool {
+	return now.Before(c.NotBefore) || !now.Before(renewFrom(c))
+}
+
+// timeForSource is how long a machine must be up before a clock counts that no time
+// source has set: by then one would have, were there any.
+const timeForSource = 24 * time.Hour
+
+// mistrust says why nothing is signed by a clock unless somebody asks for it, "" if it is
+// good for that. A battery-backed clock that is ahead makes certificates that leaves
+// refuse; a gateway without any time source has no better one, and must not be left
+// without a certificate.
+func mistrust(now gateway.Instant) string {
+	switch {
+	case now.Quality == gateway.Unsynced:
+		return "the clock is not set"
+	case now.Quality == gateway.Estimated && now.Uptime < timeForSource:
+		return "no time source has set the clock yet"
+	}
+	return ""
+}
+
+// errNoPairs says that there is nothing for commands about certificates to work on.
+var errNoPairs = errors.New("no [[broker.listener]] has a cert_file and a key_file")
 
 // shownPair is a certificate and its key, which listeners show.
 type shownPair struct {
@@ -51,6 +79,7 @@ type desk struct {
 	dir   string // the data folder
 	name  string // of the gateway
 	now   time.Time
+	clock gateway.Instant // where now comes from
 	place seal.Place
 }
 
@@ -79,7 +108,8 @@ func (d *desk) open() error {
 	}
 	d.now = time.Now()
 	if clock, err := startClock(filepath.Join(d.dir, "clock")); err == nil {
-		d.now = clock().Wall
+		d.clock = clock()
+		d.now = d.clock.Wall
 	} else if !errors.Is(err, fs.ErrPermission) { // whoever may only look goes by the machine's clock
 		return &failure{exitFailed, "cannot read the clock", err, "look at /proc, which must be mounted"}
 	}
@@ -106,7 +136,7 @@ func (d *desk) open() error {
 	}
 	if len(d.pairs) == 0 {
 		return &failure{
-			exitNotFound, "there is no certificate to look after", errors.New("no [[broker.listener]] has a cert_file and a key_file"),
+			exitNotFound, "there is no certificate to look after", errNoPairs,
 			"write one into " + d.file + ", then: fieldgate cert create",
 		}
 	}

@@ -216,7 +216,7 @@ func (x *examiner) checkCertificates(context.Context) (all []finding) {
 		case now.Before(c.NotBefore):
 			all = append(all, wrong(exitFailed, fmt.Sprintf("the certificate of the listener at %s is not good yet", l.Address),
 				fmt.Errorf("it is from %s on: is the clock right?", stamp(c.NotBefore)), "look at the clock: fieldgate check --id clock")...)
-		case !now.Before(renewFrom(c)):
+		case isDue(c, now):
 			all = append(all, finding{
 				Result: resultWarning, What: fmt.Sprintf("the certificate of the listener at %s expires in %s", l.Address, short(c.NotAfter.Sub(now))), Next: d.nextRenewal(c),
 			})
