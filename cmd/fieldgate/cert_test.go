@@ -342,6 +342,35 @@ func TestRenewalIsLookedAt(t *testing.T) {
 	}
 }
 
+// An authority that is broken does not keep leaves away that have paired; it says why it
+// signs nothing, and no other one takes its place.
+func TestBrokenAuthorityKeepsNobodyOut(t *testing.T) {
+	for _, text := range []string{"garbage", "fieldgate-sealed:1:00112233445566778899:AAAA\n"} {
+		file := folder(t, exampleText(t))
+		dir := filepath.Dir(file)
+		authority := filepath.Join(dir, "data", "keys", "authority.pem")
+		if err := os.MkdirAll(filepath.Dir(authority), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, authority, []byte(text))
+		d := start(t, file)
+		d.logged("no leaf can pair with a certificate: the authority of leaves cannot be read", "", "")
+		d.logged("ready", "", "")
+		d.logged("listening", "for", "control")
+		for _, verb := range []string{"show", "rotate"} {
+			if code, out, errs := fieldgate("cert", "ca", verb, "--socket", filepath.Join(dir, "control.sock")); code != exitFailed || !strings.Contains(errs, "the authority cannot be read: ") {
+				t.Errorf("%s with %q ends with %d: %s%s", verb, text, code, out, errs)
+			}
+		}
+		if code := d.end(); code != exitOK {
+			t.Errorf("exit code %d", code)
+		}
+		if now, err := seal.ReadFile(authority); text == "garbage" && (err != nil || string(now) != text) {
+			t.Errorf("its file holds %q, %v", now, err)
+		}
+	}
+}
+
 // What somebody imports is refused or read, and keys in it go nowhere.
 func FuzzChain(f *testing.F) {
 	cert, key := dated(f, -day, day, "gate")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,14 +23,25 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
-// openAuthority reads the authority of leaves, or has it made when it is needed.
-func openAuthority(cfg *config) (*identity.Authority, error) {
+// openAuthority reads the authority of leaves, or has it made when it is needed. Leaves
+// that are here do not need it: where it cannot be read the gateway runs on, and
+// whatever needs its key fails with the reason.
+func openAuthority(cfg *config, log *slog.Logger) *identity.Authority {
 	file := filepath.Join(cfg.Gateway.DataDir, "keys", "authority.pem")
 	if cfg.machine != nil { // it lies in the clear where an older version has made it
 		if _, err := cfg.machine.SealFile(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: %w", file, err)
+			log.Warn("the authority of leaves is not sealed", "file", file, "error", err)
 		}
 	}
+	a, err := readAuthority(cfg, file)
+	if err != nil {
+		log.Warn("no leaf can pair with a certificate: the authority of leaves cannot be read", "file", file, "error", err)
+		return identity.LostAuthority(err)
+	}
+	return a
+}
+
+func readAuthority(cfg *config, file string) (*identity.Authority, error) {
 	text, err := seal.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -268,10 +268,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		parts.Files, parts.Door = nil, nil // there is nobody to send files to
 	}
 	parts.Rules, parts.MayListen = rulesOf(cfg), listeningOf(cfg)
-	var authority *identity.Authority
-	if authority, err = openAuthority(cfg); err != nil {
-		return nil, err
-	}
+	authority := openAuthority(cfg, log)
 	local := &devices{roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, changes: changes, recent: recent}
 	g.window = &pairing.Window{
 		Known: local.knows, Usable: local.files.usable, Log: log.With("part", "pairing"),

@@ -23,6 +23,7 @@ import (
 type Authority struct {
 	title string
 	keep  func(text string) error
+	lost  error // why it can do nothing, nil if it can
 
 	mu     sync.Mutex
 	key    *ecdsa.PrivateKey // guarded by mu; nil until it is made
@@ -76,6 +77,10 @@ func OpenAuthority(title, text string, keep func(text string) error) (*Authority
 	}
 	return a, nil
 }
+
+// LostAuthority is one that cannot be read: whatever needs its key fails with that
+// reason, and no other takes its place.
+func LostAuthority(why error) *Authority { return &Authority{lost: why} }
 
 // Sign makes a certificate with which the holder of the key of csr can log in as that
 // leaf; of csr nothing else counts. It returns the chain in PEM form, and the SHA-256
@@ -166,6 +171,9 @@ func (a *Authority) makeLocked() error {
 }
 
 func (a *Authority) renewLocked() error {
+	if a.lost != nil {
+		return fmt.Errorf("the authority cannot be read: %w", a.lost)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
