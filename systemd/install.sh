@@ -23,6 +23,7 @@ put 644 "$here/fieldgate.preset" "$lib/systemd/system-preset/50-fieldgate.preset
 put 644 "$here/sysusers.d/fieldgate.conf" "$lib/sysusers.d/fieldgate.conf"
 put 644 "$here/tmpfiles.d/fieldgate.conf" "$lib/tmpfiles.d/fieldgate.conf"
 put 644 "$here/udev/70-fieldgate.rules" "$lib/udev/rules.d/70-fieldgate.rules"
+put 644 "$here/fieldgate.catalog" "$lib/systemd/catalog/fieldgate.catalog"
 put 755 "$here/20-fieldgate.motd" "$root/etc/update-motd.d/20-fieldgate"
 for page in "$here"/../docs/man/*; do
 	place=$root$prefix/share/man/man${page##*.}/$(basename "$page").gz
@@ -40,6 +41,7 @@ fi
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	systemd-sysusers fieldgate.conf
 	systemd-tmpfiles --create fieldgate.conf
+	journalctl --update-catalog
 	udevadm control --reload
 	systemctl daemon-reload
 	echo "write /etc/fieldgate/fieldgate.toml, then run: systemctl enable --now fieldgate.service fieldgate-renew.timer"

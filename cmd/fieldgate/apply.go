@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -70,9 +71,9 @@ type trial struct {
 // trial was not ended. The texts that it returns are to be used in the place of files,
 // which may not have been written. Nothing that fails is a reason not to run; said is
 // what is to be told of it. closing lets go of the folder.
-func openApplier(file string) (a *applier, texts map[string][]byte, said []string, closing func()) {
+func openApplier(file string) (a *applier, texts map[string][]byte, said []remark, closing func()) {
 	dir := filepath.Join(dataDirOf(file), "config")
-	say := func(what string, err error) { said = append(said, fmt.Sprintf("%s: %v", what, err)) }
+	say := func(what string, err error) { said = append(said, remark{what: fmt.Sprintf("%s: %v", what, err)}) }
 	a = &applier{file: file}
 	closing, busy := alone(dir)
 	var err error
@@ -87,7 +88,22 @@ func openApplier(file string) (a *applier, texts map[string][]byte, said []strin
 		say("files of the last good configuration cannot be put back; it counts all the same", err)
 	}
 	say(fmt.Sprintf("configuration is rolled back to revision %d", a.good()), fmt.Errorf("the gateway ended before revision %d had proven itself", unproven.Number))
+	said[len(said)-1].rolledBack = true
 	return a, texts, said, closing
+}
+
+// remark is what is to be said of the configuration when there is a log.
+type remark struct {
+	what       string
+	rolledBack bool
+}
+
+// log says it.
+func (r *remark) log(log *slog.Logger) {
+	if r.rolledBack {
+		log = log.With("event", "configuration-rolled-back")
+	}
+	log.Error("configuration", "warning", r.what)
 }
 
 // good is the number of the last good revision, 0 for none.
@@ -378,7 +394,7 @@ func (a *applier) applyLocked(out *control.ConfigApplied, next *config, files re
 			return failed(err)
 		}
 	}
-	log.Info("configuration is applied", "revision", number, "by", who, "on_trial", link || out.Restart, "restart", out.Restart)
+	log.Info("configuration is applied", "event", "configuration-applied", "revision", number, "by", who, "on_trial", link || out.Restart, "restart", out.Restart)
 	out.Revision, out.State = number, string(revision.OnTrial)
 	switch {
 	case out.Restart:
@@ -546,7 +562,7 @@ func (a *applier) rollBackLocked(number int, why string) {
 		log.Error("cannot go back to the last good configuration", "error", err, "next", "fieldgate config validate "+a.file)
 		return
 	}
-	log.Error("configuration is rolled back", "revision", number, "why", why)
+	log.Error("configuration is rolled back", "event", "configuration-rolled-back", "revision", number, "why", why)
 }
 
 // startFailed is told that the gateway could not start or go on. It says whether that

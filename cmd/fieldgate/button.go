@@ -92,6 +92,6 @@ func (b *button) askForReset() bool {
 		b.log.Error("no factory reset: it cannot be asked for", "error", err)
 		return false
 	}
-	b.log.Warn("factory reset: the button was held, everything is deleted at the next start")
+	b.log.Warn("factory reset: the button was held, everything is deleted at the next start", "event", "factory-reset")
 	return true
 }

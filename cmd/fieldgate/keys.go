@@ -18,6 +18,7 @@ import (
 
 //go:generate go test -run ^TestKeyDocs$ -update-docs .
 //go:generate go test -run ^TestManPages$ -update-docs .
+//go:generate go test -run ^TestCatalog$ -update-docs .
 
 // The keys of the configuration, read off the types that it is decoded into: what is
 // a key there is one here.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -78,7 +77,7 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 			level := new(slog.LevelVar)
 			log := newLog(cfg.Log, level, std)
 			for _, what := range said {
-				log.Error("configuration", "warning", what)
+				what.log(log)
 			}
 			said = nil
 			err = runGateway(ctx, cfg, log, level, changes, hup)
@@ -88,7 +87,7 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 		case err == nil, errors.Is(err, errReset), !changes.startFailed(err):
 			return err
 		default:
-			said = []string{"rolled back, for the gateway could not go on with it: " + err.Error()}
+			said = []remark{{"rolled back, for the gateway could not go on with it: " + err.Error(), true}}
 		}
 	}
 }
@@ -96,16 +95,14 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
 	level.Set(cfg.Level)
 	options := &slog.HandlerOptions{Level: level}
-	handler := func(w io.Writer) slog.Handler {
-		if cfg.Format == "json" {
-			return slog.NewJSONHandler(w, options)
-		}
-		return slog.NewTextHandler(w, options)
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(std.err, options))
 	}
-	if toJournald(std.err) {
-		return slog.New(newWithPriority(std.err, handler))
+	text := slog.NewTextHandler(std.err, options)
+	if std.err == os.Stderr && inJournal() {
+		return slog.New(newJournald(level, text))
 	}
-	return slog.New(handler(std.err))
+	return slog.New(text)
 }
 
 // runGateway makes the parts, joins them and runs them until ctx ends. When it

@@ -512,7 +512,7 @@ func (b *Broker) serve(ctx context.Context, s *session, handshake func() error) 
 		b.counters.count(func(st *State) { st.Garbage++ })
 		b.notices.warn(s.source+" garbage", "connection closed", slog.String("source", s.source), slog.String("leaf", s.leaf), slog.Any("reason", err))
 	case s.leaf != "":
-		b.log.Info("leaf disconnected", "leaf", s.leaf, "source", s.source, "reason", reasonText(err))
+		b.log.Info("leaf disconnected", "event", "leaf-disconnected", "transport", "mqtt", "leaf", s.leaf, "source", s.source, "reason", reasonText(err))
 	}
 	if s.will != nil && s.leaf != "" && !s.conn.goodbye {
 		b.sendWill(ctx, s)

@@ -44,7 +44,7 @@ func (b *Broker) admit(s *session, leaf string) *refusal {
 	if former != nil {
 		former.stop(packets.ErrSessionTakenOver)
 	}
-	b.log.Info("leaf connected", "leaf", leaf, "source", s.source, "version", int(s.version()))
+	b.log.Info("leaf connected", "event", "leaf-connected", "transport", "mqtt", "leaf", leaf, "source", s.source, "version", int(s.version()))
 	return nil
 }
 

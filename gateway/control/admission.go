@@ -78,12 +78,12 @@ func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if l := a.Line; l != nil {
-		s.Log.Info("new leaf bound to a serial port", "event", "pairing-bound", "leaf", a.ID, "port", l.Port, "format", l.Format, "baud", l.Baud)
+		s.Log.Info("new leaf bound to a serial port", "event", "pairing-bound", "transport", "serial", "leaf", a.ID, "port", l.Port, "format", l.Format, "baud", l.Baud)
 	}
 	if p := a.Peer; p != nil {
-		s.Log.Info("new leaf bound to a Bluetooth device", "event", "pairing-bound", "leaf", a.ID, "address", p.Address, "pairing", cmp.Or(p.Pairing, "none"))
+		s.Log.Info("new leaf bound to a Bluetooth device", "event", "pairing-bound", "transport", "ble", "leaf", a.ID, "address", p.Address, "pairing", cmp.Or(p.Pairing, "none"))
 	}
-	s.Log.Info("operator added a leaf", "leaf", a.ID)
+	s.Log.Info("operator added a leaf", "event", "leaf-added", "leaf", a.ID)
 	answer(w, out)
 }
 
@@ -104,7 +104,7 @@ func (s *Server) alterDevice(w http.ResponseWriter, r *http.Request) {
 	if a.ID != "" {
 		log = log.With("name", a.ID)
 	}
-	log.Info("operator changed a leaf")
+	log.Info("operator changed a leaf", "event", "leaf-changed")
 	answer(w, Result{Count: 1})
 }
 
@@ -117,7 +117,7 @@ func (s *Server) removeDevice(w http.ResponseWriter, r *http.Request) {
 		refuseChange(w, err)
 		return
 	}
-	s.Log.Warn("operator removed a leaf", "leaf", d.ID)
+	s.Log.Warn("operator removed a leaf", "event", "leaf-removed", "leaf", d.ID)
 	answer(w, Result{Count: 1})
 }
 

@@ -227,7 +227,7 @@ func (s *Server) may(need access, serve http.HandlerFunc) http.HandlerFunc {
 		if need == changing {
 			group = AdminGroup
 		}
-		s.Log.Warn("refused an operator", "who", p.who, "method", r.Method, "path", r.URL.Path)
+		s.Log.Warn("refused an operator", "event", "operator-refused", "who", p.who, "method", r.Method, "path", r.URL.Path)
 		refuse(w, http.StatusForbidden, "%s is neither root nor the daemon's user nor in group %s", p.who, group)
 	}
 }

@@ -103,11 +103,11 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 	who, _ := r.Context().Value(accessKey{}).(peer)
 	log := s.Log.With("leaf", d.ID, "topic", p.Topic, "who", who.who)
 	if err := s.Topics.Publish(ctx, d.ID, p); err != nil {
-		log.Warn("operator's publication in the place of a leaf was not taken", "reason", err)
+		log.Warn("operator's publication in the place of a leaf was not taken", "event", "operator-stands-in", "reason", err)
 		refuseTopic(w, err)
 		return
 	}
-	log.Info("operator published in the place of a leaf")
+	log.Info("operator published in the place of a leaf", "event", "operator-stands-in")
 	answer(w, Result{Count: 1})
 }
 
@@ -157,7 +157,7 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "name a filter")
 		return
 	case who.access < changing && !public(leaf, filters):
-		s.Log.Warn("refused an operator", "who", who.who, "method", r.Method, "path", r.URL.Path)
+		s.Log.Warn("refused an operator", "event", "operator-refused", "who", who.who, "method", r.Method, "path", r.URL.Path)
 		refuse(w, http.StatusForbidden, "what leaves send is for root and group %s; group %s may listen to fieldgate/#", AdminGroup, ReadGroup)
 		return
 	}
@@ -169,7 +169,7 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request) {
 	defer l.Close()
 	switch {
 	case leaf != "":
-		s.Log.Warn("operator listens in the place of a leaf", "leaf", leaf, "who", who.who)
+		s.Log.Warn("operator listens in the place of a leaf", "event", "operator-stands-in", "leaf", leaf, "who", who.who)
 	case !public(leaf, filters):
 		s.Log.Info("operator listens", "filters", filters, "who", who.who)
 	}

@@ -137,7 +137,7 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 		w.endLocked(x, "nobody has paired in time")
 	})
 	w.open = x
-	w.Log.Info("pairing window opened", "event", "pairing-opened", "until", x.until.UTC(), "auto", o.Auto)
+	w.Log.Info("pairing window opened", "event", "pairing-opened", "transport", "mqtt", "until", x.until.UTC(), "auto", o.Auto)
 	return x.code, x.until, nil
 }
 
@@ -196,7 +196,7 @@ func (w *Window) endLocked(x *opening, why string) {
 		c.err = fmt.Errorf("%w any more: %s", ErrWindow, why)
 		close(c.decided)
 	}
-	w.Log.Info("pairing window closed", "event", "pairing-closed", "reason", why)
+	w.Log.Info("pairing window closed", "event", "pairing-closed", "transport", "mqtt", "reason", why)
 }
 
 // Enter judges a code that somebody at source gives. Wrong ones close the window,
@@ -215,11 +215,11 @@ func (w *Window) Enter(text, source string) (*Guest, error) {
 		return &Guest{w: w, in: x, source: source}, nil
 	}
 	x.wrong++
-	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "source", source, "wrong", x.wrong)
+	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "transport", "mqtt", "source", source, "wrong", x.wrong)
 	if x.wrong >= maxWrong {
 		w.backoff = min(max(2*w.backoff, backoffMin), backoffMax)
 		w.retry = time.Now().Add(w.backoff)
-		w.Log.Warn("pairing window closed by wrong codes", "event", "pairing-guessed", "source", source, "wait", w.backoff)
+		w.Log.Warn("pairing window closed by wrong codes", "event", "pairing-guessed", "transport", "mqtt", "source", source, "wait", w.backoff)
 		w.endLocked(x, "wrong codes were tried")
 	}
 	return nil, ErrCode
@@ -247,7 +247,7 @@ func (w *Window) Reject(id string) error {
 	}
 	c.err = ErrRejected
 	close(c.decided)
-	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "leaf", id)
+	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "transport", "mqtt", "leaf", id)
 	w.endLocked(w.open, "the operator has rejected "+id)
 	return nil
 }
@@ -271,7 +271,7 @@ func (w *Window) approveLocked(c *claimed) error {
 	c.approved, c.answer = true, answer
 	close(c.decided)
 	w.backoff = 0
-	w.Log.Info("new leaf approved", "event", "pairing-approved", "leaf", c.ID)
+	w.Log.Info("new leaf approved", "event", "pairing-approved", "transport", "mqtt", "leaf", c.ID)
 	return nil
 }
 
@@ -298,22 +298,22 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 	}
 	if c := x.claim; c != nil {
 		if c.ID != r.ID || c.Key != r.Key || c.CSR == nil {
-			w.Log.Warn("pairing code used twice", "event", "pairing-code-reused", "leaf", r.ID, "source", g.source)
+			w.Log.Warn("pairing code used twice", "event", "pairing-code-reused", "transport", "mqtt", "leaf", r.ID, "source", g.source)
 			return nil, ErrUsed
 		}
 		return &Ticket{g, c}, nil
 	}
 	if w.Known(r.ID) {
-		w.Log.Error("somebody wants to pair as a leaf that is there already", "event", "pairing-known-leaf", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
+		w.Log.Error("somebody wants to pair as a leaf that is there already", "event", "pairing-known-leaf", "transport", "mqtt", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 		w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", r.ID))
 		return nil, ErrKnown
 	}
 	c := &claimed{Request: r, decided: make(chan struct{})}
 	x.claim = c
-	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
+	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "transport", "mqtt", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 	if x.Auto {
 		if err := w.approveLocked(c); err != nil {
-			w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "leaf", r.ID, "error", err)
+			w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "transport", "mqtt", "leaf", r.ID, "error", err)
 			c.err = err
 			close(c.decided)
 			w.endLocked(x, "the leaf could not be admitted: "+err.Error())

@@ -96,7 +96,7 @@ func (l *lane) drop(s *segment) error {
 	l.dropped[gateway.DropQuota] += int64(n)
 	l.mu.Unlock()
 	l.tellGivenUp(names)
-	l.log.Warn("lane is full: oldest messages dropped", "messages", n,
+	l.log.Warn("lane is full: oldest messages dropped", "event", "lane-full", "messages", n,
 		"captured_from", s.first.Wall, "captured_to", s.last.Wall)
 	l.store.wakeKeeper()
 	return nil
@@ -126,7 +126,7 @@ func (l *lane) thin(s *segment) error {
 	l.dropped[gateway.DropQuota] += int64(len(sieve.dropped))
 	l.mu.Unlock()
 	l.tellGivenUp(sieve.names.runs)
-	l.log.Warn("lane is full: every second message of its oldest segment dropped", "messages", len(sieve.dropped),
+	l.log.Warn("lane is full: every second message of its oldest segment dropped", "event", "lane-full", "messages", len(sieve.dropped),
 		"captured_from", s.first.Wall, "captured_to", s.last.Wall)
 	l.store.wakeKeeper()
 	return nil

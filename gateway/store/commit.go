@@ -364,11 +364,11 @@ func (l *lane) note(err error) {
 	l.mu.Unlock()
 	switch {
 	case err != nil && was == nil && errors.Is(err, gateway.ErrStoreFull):
-		l.log.Warn("store takes no more messages", "error", err)
+		l.log.Warn("store takes no more messages", "event", "store-full", "error", err)
 	case err != nil && was == nil:
-		l.log.Error("store cannot write", "error", err)
+		l.log.Error("store cannot write", "event", "store-failed", "error", err)
 	case err == nil && was != nil:
-		l.log.Info("store takes messages again", "refused_commits", count)
+		l.log.Info("store takes messages again", "event", "store-well", "refused_commits", count)
 	}
 }
 

@@ -137,7 +137,7 @@ func (e *ear) listen(wants gateway.Interest) {
 	e.open = wants
 	if wants != 0 {
 		if e.record.refusals > 0 && e.tally.welcome(e.leaf) {
-			e.Log.Info("hub takes leaf again", "leaf", e.leaf)
+			e.Log.Info("hub takes leaf again", "event", "leaf-accepted", "leaf", e.leaf)
 		}
 		e.record.failures, e.record.refusals = 0, 0
 		e.Down.Listening(e.leaf, wants)

@@ -169,7 +169,7 @@ func (p *pump) pause(leaf string, r *record, err error) time.Duration {
 		r.refusals++
 		pause := p.auth.upper(r.refusals)
 		if p.tally.refused(leaf, err, pause) {
-			p.Log.Warn("hub refuses leaf", "leaf", leaf, "error", err, "pause_ms", pause.Milliseconds())
+			p.Log.Warn("hub refuses leaf", "event", "leaf-refused", "leaf", leaf, "error", err, "pause_ms", pause.Milliseconds())
 		}
 		return pause
 	case Throttled:

@@ -298,7 +298,7 @@ func (s *stream) take(f flight) {
 		s.record.stalls.Store(0)
 		s.gate.accepted()
 		if s.tally.welcome(s.leaf) {
-			s.Log.Info("hub takes leaf again", "leaf", s.leaf)
+			s.Log.Info("hub takes leaf again", "event", "leaf-accepted", "leaf", s.leaf)
 		}
 	}
 }

@@ -146,7 +146,7 @@ func (u *Uplink) connection(ctx context.Context, out gateway.Outbox, failures in
 	begin := time.Now()
 	name, why := u.way()
 	u.tally.up(name, why)
-	u.Log.Info("connected to hub", "failed_attempts", failures, "transport", name, "reason", why)
+	u.Log.Info("connected to hub", "event", "link-up", "failed_attempts", failures, "transport", name, "reason", why)
 	u.current.Store(&conn)
 	out.LinkUp()
 	if u.Down != nil {
@@ -189,7 +189,7 @@ func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
 	if failures == 1 {
 		level = slog.LevelWarn
 	}
-	u.Log.Log(ctx, level, "no connection to hub", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
+	u.Log.Log(ctx, level, "no connection to hub", "event", "link-down", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
 	u.tally.update(func(s *State) { s.LastError = err.Error() })
 	u.tally.wait("next attempt", pause)
 	resting, end := u.unlessChanged(ctx)

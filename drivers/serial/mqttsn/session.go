@@ -208,7 +208,7 @@ func (s *session) connack(now time.Time) {
 	s.phase, s.since, s.gone = active, now, ""
 	s.l.counts.logins["accepted"]++
 	log, leaf, keep, l := s.l.log, s.leaf, s.keep, s.l
-	l.do(func() { log.Info("leaf connected", "leaf", leaf, "kept", keep) })
+	l.do(func() { log.Info("leaf connected", "event", "leaf-connected", "leaf", leaf, "kept", keep) })
 	number := s.number
 	s.note(func() {
 		if s.number != number || s.phase == away {
@@ -243,7 +243,7 @@ func (s *session) end(now time.Time, why string) {
 	}
 	s.interest()
 	log, leaf := s.l.log, s.leaf
-	s.l.do(func() { log.Info("leaf disconnected", "leaf", leaf, "reason", why) })
+	s.l.do(func() { log.Info("leaf disconnected", "event", "leaf-disconnected", "leaf", leaf, "reason", why) })
 }
 
 // lose ends the connection of a leaf that has not said goodbye.
