@@ -11,6 +11,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
@@ -91,7 +92,7 @@ func (g *assembly) boardParts() []part {
 				path.Made()
 			}
 			starving := g.board.Starving()
-			g.board.Show(signalOf(g.ready(), g.window.State().Open, &p, &u, starving))
+			g.board.Show(signalOf(g.ready(), g.window.State().Open, g.window.Outcome(showOutcome), &p, &u, starving))
 			manager.tell(g.ready(), starving, statusLine(g.cfg.Hub.Host, &p, &u))
 			select {
 			case <-every.C:
@@ -115,15 +116,22 @@ func (g *assembly) ready() bool {
 	}
 }
 
+// showOutcome is how long the LED shows what became of somebody who wanted to pair.
+const showOutcome = 10 * time.Second
+
 // signalOf is what the LED shows: the first of these that holds.
-func signalOf(ready, pairing bool, p *gateway.State, u *uplink.State, starving []string) board.Signal {
+func signalOf(ready, open bool, outcome pairing.Outcome, p *gateway.State, u *uplink.State, starving []string) board.Signal {
 	waiting := slices.ContainsFunc(p.Store.Lanes[:], func(l gateway.LaneState) bool { return l.Messages > 0 })
 	switch {
 	case p.Store.Failing != nil, len(starving) > 0:
 		return board.Failed
 	case !ready:
 		return board.Starting
-	case pairing:
+	case outcome == pairing.Paired:
+		return board.Paired
+	case outcome == pairing.Refused:
+		return board.Refused
+	case open:
 		return board.Pairing
 	case u.Connected:
 		return board.Connected

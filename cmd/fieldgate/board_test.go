@@ -11,6 +11,7 @@ import (
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
@@ -99,24 +100,28 @@ func TestSignals(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		ready    bool
-		pairing  bool
+		open     bool
+		outcome  pairing.Outcome
 		path     gateway.State
 		up       bool
 		starving []string
 		want     board.Signal
 	}{
-		{"at the start", false, true, gateway.State{}, false, nil, board.Starting},
-		{"the hub before the leaves", false, false, gateway.State{}, true, nil, board.Starting},
-		{"all is well", true, false, gateway.State{}, true, nil, board.Connected},
-		{"backlog that drains", true, false, waiting, true, nil, board.Connected},
-		{"no hub", true, false, gateway.State{}, false, nil, board.Away},
-		{"no hub, staged", true, false, gateway.State{StagedBytes: 1}, false, nil, board.Backlog},
-		{"no hub, on flash", true, false, waiting, false, nil, board.Backlog},
-		{"flash broken", true, true, failing, true, nil, board.Failed},
-		{"no progress", true, false, gateway.State{}, true, []string{"path"}, board.Failed},
-		{"a leaf may join", true, true, waiting, false, nil, board.Pairing},
+		{"at the start", false, true, "", gateway.State{}, false, nil, board.Starting},
+		{"the hub before the leaves", false, false, "", gateway.State{}, true, nil, board.Starting},
+		{"all is well", true, false, "", gateway.State{}, true, nil, board.Connected},
+		{"backlog that drains", true, false, "", waiting, true, nil, board.Connected},
+		{"no hub", true, false, "", gateway.State{}, false, nil, board.Away},
+		{"no hub, staged", true, false, "", gateway.State{StagedBytes: 1}, false, nil, board.Backlog},
+		{"no hub, on flash", true, false, "", waiting, false, nil, board.Backlog},
+		{"flash broken", true, true, "", failing, true, nil, board.Failed},
+		{"no progress", true, false, "", gateway.State{}, true, []string{"path"}, board.Failed},
+		{"a leaf may join", true, true, "", waiting, false, nil, board.Pairing},
+		{"it is in", true, false, pairing.Paired, waiting, false, nil, board.Paired},
+		{"a wrong code", true, true, pairing.Refused, waiting, false, nil, board.Refused},
+		{"it is in, and flash broken", true, false, pairing.Paired, failing, true, nil, board.Failed},
 	} {
-		if got := signalOf(c.ready, c.pairing, &c.path, &uplink.State{Connected: c.up}, c.starving); got != c.want {
+		if got := signalOf(c.ready, c.open, c.outcome, &c.path, &uplink.State{Connected: c.up}, c.starving); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

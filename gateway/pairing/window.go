@@ -90,7 +90,31 @@ type Window struct {
 	retry   time.Time
 	backoff time.Duration
 	last    string
+	outcome Outcome   // of who has tried last; guarded by mu
+	decided time.Time // when
 }
+
+// Outcome is what became of somebody who wanted to pair.
+type Outcome string
+
+// The outcomes.
+const (
+	Paired  Outcome = "paired"  // it was let in
+	Refused Outcome = "refused" // it was not: for its code, its name, or as the operator wanted
+)
+
+// Outcome returns what became of who has tried last, if that was within a time and no
+// window was opened since; else "".
+func (w *Window) Outcome(within time.Duration) Outcome {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outcome == "" || time.Since(w.decided) > within {
+		return ""
+	}
+	return w.outcome
+}
+
+func (w *Window) decideLocked(o Outcome) { w.outcome, w.decided = o, time.Now() }
 
 // opening is one window.
 type opening struct {
@@ -137,6 +161,7 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 		w.endLocked(x, "nobody has paired in time")
 	})
 	w.open = x
+	w.outcome = ""
 	w.Log.Info("pairing window opened", "event", "pairing-opened", "transport", "mqtt", "until", x.until.UTC(), "auto", o.Auto)
 	return x.code, x.until, nil
 }
@@ -215,6 +240,7 @@ func (w *Window) Enter(text, source string) (*Guest, error) {
 		return &Guest{w: w, in: x, source: source}, nil
 	}
 	x.wrong++
+	w.decideLocked(Refused)
 	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "transport", "mqtt", "source", source, "wrong", x.wrong)
 	if x.wrong >= maxWrong {
 		w.backoff = min(max(2*w.backoff, backoffMin), backoffMax)
@@ -245,6 +271,7 @@ func (w *Window) Reject(id string) error {
 	if err != nil {
 		return err
 	}
+	w.decideLocked(Refused)
 	c.err = ErrRejected
 	close(c.decided)
 	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "transport", "mqtt", "leaf", id)
@@ -268,6 +295,7 @@ func (w *Window) approveLocked(c *claimed) error {
 	if err != nil {
 		return err
 	}
+	w.decideLocked(Paired)
 	c.approved, c.answer = true, answer
 	close(c.decided)
 	w.backoff = 0
@@ -298,12 +326,14 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 	}
 	if c := x.claim; c != nil {
 		if c.ID != r.ID || c.Key != r.Key || c.CSR == nil {
+			w.decideLocked(Refused)
 			w.Log.Warn("pairing code used twice", "event", "pairing-code-reused", "transport", "mqtt", "leaf", r.ID, "source", g.source)
 			return nil, ErrUsed
 		}
 		return &Ticket{g, c}, nil
 	}
 	if w.Known(r.ID) {
+		w.decideLocked(Refused)
 		w.Log.Error("somebody wants to pair as a leaf that is there already", "event", "pairing-known-leaf", "transport", "mqtt", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 		w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", r.ID))
 		return nil, ErrKnown
@@ -314,6 +344,7 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 	if x.Auto {
 		if err := w.approveLocked(c); err != nil {
 			w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "transport", "mqtt", "leaf", r.ID, "error", err)
+			w.decideLocked(Refused)
 			c.err = err
 			close(c.decided)
 			w.endLocked(x, "the leaf could not be admitted: "+err.Error())

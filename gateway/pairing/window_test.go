@@ -289,3 +289,55 @@ func FuzzCode(f *testing.F) {
 		}
 	})
 }
+
+// Whoever stands before the box sees what became of a leaf, for a while.
+func TestOutcome(t *testing.T) {
+	w := newWindow()
+	expect := func(what string, want Outcome) {
+		t.Helper()
+		if got := w.Outcome(time.Minute); got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	expect("at first", "")
+	code := opened(t, w, Options{})
+	if _, err := entered(t, w, code).Claim(request(t, "pump-7")); err != nil {
+		t.Fatal(err)
+	}
+	expect("not decided", "")
+	if err := w.Approve("pump-7"); err != nil {
+		t.Fatal(err)
+	}
+	expect("approved", Paired)
+	if got := w.Outcome(0); got != "" {
+		t.Errorf("later: %q", got)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	code = opened(t, w, Options{})
+	expect("opened again", "")
+	other := NewCode()
+	for other == code {
+		other = NewCode()
+	}
+	_, _ = w.Enter(other.Text(), "") // it is refused
+	expect("a wrong code", Refused)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := entered(t, w, opened(t, w, Options{})).Claim(request(t, "pump-1")); !errors.Is(err, ErrKnown) {
+		t.Fatal(err)
+	}
+	expect("a name that is taken", Refused)
+	code = opened(t, w, Options{})
+	if _, err := entered(t, w, code).Claim(request(t, "pump-8")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Reject("pump-8"); err != nil {
+		t.Fatal(err)
+	}
+	expect("rejected", Refused)
+	opened(t, w, Options{Auto: true})
+	expect("opened once more", "")
+}
