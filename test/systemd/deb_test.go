@@ -19,7 +19,7 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	needRoot(t)
-	for _, program := range []string{"dpkg-deb", "dpkg", "deb-systemd-helper", "systemd-sysusers", "systemd-tmpfiles"} {
+	for _, program := range []string{"dpkg-deb", "dpkg", "deb-systemd-helper", "systemd-sysusers", "systemd-tmpfiles", "journalctl"} {
 		need(t, program)
 	}
 	m := &machine{t, t.TempDir()}
@@ -105,10 +105,18 @@ func TestPackage(t *testing.T) {
 	if !m.enabled() {
 		t.Error("the unit does not start with the machine")
 	}
-	for _, page := range []string{"man1/fieldgate.1.gz", "man1/fieldgate-config-set.1.gz", "man5/fieldgate-config.5.gz"} {
+	for _, page := range []string{"man1/fieldgate.1.gz", "man1/fieldgate-config-set.1.gz", "man5/fieldgate-config.5.gz", "man7/fieldgate-pairing.7.gz"} {
 		if text := must(t, "zcat", filepath.Join(m.root, "usr/share/man", page)); !strings.HasPrefix(text, ".TH FIELDGATE") {
 			t.Errorf("%s begins with %.40q", page, text)
 		}
+	}
+	// dpkg has systemd read the catalog where there is one: the trigger is its own.
+	must(t, "journalctl", "--root="+m.root, "--update-catalog")
+	if out := must(t, "journalctl", "--root="+m.root, "--list-catalog"); strings.Count(out, "Fieldgate") < 20 {
+		t.Errorf("the journal explains\n%s", out)
+	}
+	if err := os.RemoveAll(filepath.Join(m.root, "var/lib/systemd/catalog")); err != nil { // it is systemd's
+		t.Fatal(err)
 	}
 	if out := must(t, "dpkg", "--root="+m.root, "--verify", "fieldgate"); out != "" {
 		t.Errorf("files are not those of the package:\n%s", out)
