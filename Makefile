@@ -53,13 +53,13 @@ image: ## the card image of BOARD, with a Buildroot tree BUILDROOT (hours; see b
 	board/common/keys.sh bin/image/keys
 	cat buildroot/configs/common.fragment buildroot/configs/fieldgate_$(BOARD)_defconfig >$(IMAGE)/defconfig
 	$(MAKE) -C $(BUILDROOT) O=$(CURDIR)/$(IMAGE) BR2_EXTERNAL=$(CURDIR)/buildroot BR2_DEFCONFIG=$(CURDIR)/$(IMAGE)/defconfig defconfig
-	VERSION=$$(git describe --always --dirty) RAUC_CA=$(CURDIR)/bin/image/keys/ca.pem RAUC_CERT=$(CURDIR)/bin/image/keys/sign.pem \
+	VERSION=$$(board/common/version.sh) RAUC_CA=$(CURDIR)/bin/image/keys/ca.pem RAUC_CERT=$(CURDIR)/bin/image/keys/sign.pem \
 		RAUC_KEY=$(CURDIR)/bin/image/keys/sign.key $(MAKE) -C $(BUILDROOT) O=$(CURDIR)/$(IMAGE)
 
 TWIN := bin/twin
 .PHONY: image-twin
 image-twin: arm64 ## the twin of the card image, of packages of Debian 13, with an update bundle (minutes)
-	VERSION=$$(git describe --always --dirty) test/image/twin.sh bin/fieldgate-arm64 $(TWIN)
+	VERSION=$$(board/common/version.sh) test/image/twin.sh bin/fieldgate-arm64 $(TWIN)
 
 .PHONY: demo
 demo: build ## show the main job in half a minute: leaves, hub, a cut link, a kill -9

@@ -8,11 +8,11 @@ board=$1 root=$2
 common=$(dirname "$(realpath "$0")")
 
 # Mount points and the folders that a read-only root must already have.
-mkdir -p "$root"/{boot,data,tmp,var,srv,etc/fieldgate,etc/rauc}
+mkdir -p "$root"/{boot,data,tmp,var,srv,etc/fieldgate,etc/rauc,usr/share/fieldgate}
 mkdir -p "$root"/etc/credstore{,.encrypted}
 chmod 700 "$root"/etc/credstore{,.encrypted}
 ln -sf ../proc/self/mounts "$root/etc/mtab"
-sed "s/@BOARD@/$board/" "$common/rauc/system.conf" >"$root/etc/rauc/system.conf"
+sed "s/@BOARD@/$board/; s/@VERSION@/$VERSION/" "$common/rauc/system.conf" >"$root/etc/rauc/system.conf"
 cp "$RAUC_CA" "$root/etc/rauc/keyring.pem"
 : >"$root/etc/machine-id"
 echo fieldgate >"$root/etc/hostname"
@@ -21,8 +21,8 @@ ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # Nobody has a password. Not "!", which would also refuse root's key.
 sed -i -E 's/^([^:]+):[^:]*:/\1:*:/' "$root/etc/shadow"
 
-# The version on trial after an update.
-echo "$VERSION" >"$root/usr/lib/fieldgate-version"
+# What RAUC would have noted had it put the card's own first slot there.
+sed "s/@BOARD@/$board/; s/@VERSION@/$VERSION/" "$common/rauc/central.raucs" >"$root/usr/share/fieldgate/central.raucs"
 
 # Generators for what the card has not: they cost seconds at each start, and one of
 # them would open a socket for SSH.

@@ -13,6 +13,10 @@ board=$1 in=$(realpath "$2") out=$(realpath "$3")
 common=$(dirname "$(realpath "$0")")
 # shellcheck source=/dev/null
 . "$common/../$board/board.env"
+if ! [[ $VERSION =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?(\+[0-9A-Za-z.]+)?$ ]]; then
+	echo "slot.sh: VERSION is $VERSION: it must be of the form 1.2.3 or 1.2.3-rc.1, so that an older one can be told" >&2
+	exit 1
+fi
 
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -99,7 +99,7 @@ func (x *examiner) running(ctx context.Context) bool {
 
 // testThere asks the daemon, at once or when it is connected.
 func (x *examiner) testThere(ctx context.Context, atOnce bool, wait time.Duration) (stages []stage, err error) {
-	r := remote{}
+	r := remote{list: "add one: fieldgate config set hub.device_id ID hub.key_file FILE"}
 	begin := time.Now()
 	if !atOnce {
 		if err := awaitState(ctx, x.client(), wait, states["connected"]); err != nil {
@@ -199,7 +199,7 @@ func (g *assembly) roundTrip(ctx context.Context) (device string, err error) {
 		}
 	}
 	if device == "" || g.cfg.Hub.isBroker() {
-		return "", errors.New("there is nobody with a twin")
+		return "", fmt.Errorf("%w: there is nobody with a twin", control.ErrNotFound)
 	}
 	if _, err = g.uplink.GetTwin(ctx, device); remedyOf(err) == uplink.Refused {
 		err = &gateway.TwinError{Status: http.StatusUnauthorized, Message: err.Error()}

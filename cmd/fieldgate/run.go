@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -292,7 +293,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     radioOf(g.drivers),
 		Topics:    &topics{broker: g.broker, roster: g.roster},
-		RoundTrip: g.roundTrip, Records: events.lines.Records, Message: g.trace.Find,
+		RoundTrip: g.roundTrip, ProbeStore: func() error { return probeStore(queue) }, Records: events.lines.Records, Message: g.trace.Find,
 		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
@@ -300,6 +301,23 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 		err = removed.forgetRemoved()
 	}
 	return g, err
+}
+
+// probeStore writes something to flash and reads it back.
+func probeStore(q *store.Store) error {
+	if s := q.State(); s.Failing != nil {
+		return s.Failing
+	}
+	const kind = "probe"
+	want := []byte(time.Now().String())
+	if err := q.SetNotes(kind, map[string][]byte{"": want}); err != nil {
+		return err
+	}
+	got, err := q.Note(kind, "")
+	if err == nil && !bytes.Equal(got, want) {
+		err = errors.New("what was written is not what is read")
+	}
+	return err
 }
 
 // nothingLeft says that nothing of anybody is in custody that needs a proof: messages,

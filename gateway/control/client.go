@@ -57,10 +57,16 @@ func (c *Client) Events(ctx context.Context) (events []Event, err error) {
 	return events, err
 }
 
-// RoundTrip has the daemon read a twin from the hub over its connection.
+// RoundTrip has the daemon read a twin from the hub over its connection. The error is
+// ErrNotFound if there is nobody with a twin.
 func (c *Client) RoundTrip(ctx context.Context) (t Trip, err error) {
 	err = c.ask(ctx, "/v1/round-trip", nil, &t)
 	return t, err
+}
+
+// ProbeStore has the daemon write something to flash and read it back.
+func (c *Client) ProbeStore(ctx context.Context) error {
+	return c.ask(ctx, "/v1/store/probe", nil, new(struct{}))
 }
 
 // Records returns the remembered lines of the log with numbers above after, the

@@ -65,7 +65,10 @@ type Parts struct {
 	Topics        Topics
 	// RoundTrip reads a twin from the hub, not the copy kept here, and says whose.
 	// Errors are those of gateway.HubTwins.
+	// ErrNotFound says that there is nobody with a twin.
 	RoundTrip func(context.Context) (device string, err error)
+	// ProbeStore writes something to flash, synced, and reads it back.
+	ProbeStore func() error
 	// Window lets new leaves pair. Invite makes of its code what a QR code says.
 	Window    *pairing.Window
 	Invite    func(pairing.Code) string
@@ -181,6 +184,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/dead-letters/purge", s.may(changing, s.purge))
 	mux.HandleFunc("GET /v1/store/messages", s.may(reading, s.look(s.waiting)))
 	mux.HandleFunc("GET /v1/store/verify", s.may(reading, s.look(s.verify)))
+	mux.HandleFunc("POST /v1/store/probe", s.may(changing, s.probeStore))
 	mux.HandleFunc("POST /v1/store/purge", s.may(changing, s.look(s.purgeBacklog)))
 	if s.Configuration != nil {
 		mux.HandleFunc("POST /v1/config", s.may(changing, s.apply))
@@ -282,10 +286,20 @@ func (s *Server) roundTrip(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	status := http.StatusBadGateway
-	if e, ok := errors.AsType[*gateway.TwinError](err); ok && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
+	if errors.Is(err, ErrNotFound) {
+		status = http.StatusNotFound
+	} else if e, ok := errors.AsType[*gateway.TwinError](err); ok && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
 		status = http.StatusFailedDependency
 	}
 	refuse(w, status, "%v", err)
+}
+
+func (s *Server) probeStore(w http.ResponseWriter, _ *http.Request) {
+	if err := s.ProbeStore(); err != nil {
+		refuse(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
+	answer(w, struct{}{})
 }
 
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {

@@ -15,7 +15,7 @@ mkdir -p "$2"
 out=$(realpath "$2")
 board=qemu_aarch64
 cache=$out/debian
-: "${KEYS:=$out/keys}" "${VERSION:=0}"
+: "${KEYS:=$out/keys}" "${VERSION:=0.0.0}"
 export VERSION RAUC_CA=$KEYS/ca.pem RAUC_CERT=$KEYS/sign.pem RAUC_KEY=$KEYS/sign.key
 "$top/board/common/keys.sh" "$KEYS"
 
