@@ -295,6 +295,12 @@ func (m *Machine) StartOther(ctx context.Context) error {
 	return m.call(ctx, "Mark", "active", "other").Err
 }
 
+// Restart has systemd stop everything and start the machine anew.
+func (m *Machine) Restart(ctx context.Context) error {
+	manager := m.bus.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+	return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.StartUnit", 0, "reboot.target", "replace-irreversibly").Err
+}
+
 // Recall returns what was remembered under a name, "" for nothing.
 func (m *Machine) Recall(name string) string {
 	text, err := os.ReadFile(filepath.Join(m.kept, name))
@@ -304,7 +310,7 @@ func (m *Machine) Recall(name string) string {
 	return string(text)
 }
 
-// Remember keeps a text, synced: after a power cut there is the old one or the new one.
+// Remember keeps a text that everybody may read, synced: after a power cut there is the old one or the new one.
 func (m *Machine) Remember(name, text string) error {
 	if err := os.MkdirAll(m.kept, 0o755); err != nil {
 		return err
@@ -314,7 +320,7 @@ func (m *Machine) Remember(name, text string) error {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), filepath.Join(m.kept, name))
 	}
 	if err != nil {

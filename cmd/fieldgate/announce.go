@@ -78,6 +78,7 @@ var (
 		"name", "build.version", "build.revision", "started", "clock", "uplink.hub", "uplink.transport", "uplink.since",
 		"store.failing", "store.hindered", "leaves.admitted", "leaves.waiting", "leaves.refused",
 		"drivers.name", "drivers.up", "drivers.error", "board.kind", "board.model", "board.throttled", "board.watchdog_starving",
+		"update.state", "update.version", "update.url", "update.error", "update.time",
 	}
 	// reportedFigures go along, and are worth a write once in a while.
 	reportedFigures = []string{

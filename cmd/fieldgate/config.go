@@ -41,6 +41,7 @@ type tables struct {
 	Metrics metricsConfig  `toml:"metrics"` // metrics for Prometheus
 	Control control.Config `toml:"control"` // how the other subcommands reach the daemon
 	Board   boardConfig    `toml:"board"`   // the machine: LED, button, watchdog
+	Update  updateConfig   `toml:"update"`  // updates that the hub asks for
 	Log     logConfig      `toml:"log"`     // the daemon's log
 	BLE     bleTables      `toml:"ble"`     // Bluetooth LE
 	// The files of leaf.d may hold these as well.
@@ -327,6 +328,7 @@ func (l *loader) check(root strict.Table) {
 		{"metrics", &c.Metrics},
 		{"control", &c.Control},
 		{"board", &c.Board},
+		{"update", &c.Update},
 		{"log", &c.Log},
 	} {
 		root.Sub(t.name).Check(t.part.Validate())

@@ -128,6 +128,7 @@ type collector struct {
 	files   func() upload.State
 	drivers []func() gateway.DriverState
 	board   func() board.State
+	updates func() *updateState
 	// admitted is how many leaves the configuration has.
 	admitted func() int
 	certs    map[string]func() time.Time // when each certificate expires, zero if unknown

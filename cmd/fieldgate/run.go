@@ -203,6 +203,7 @@ type assembly struct {
 	board   *board.Board
 	window  *pairing.Window
 	collect func() state
+	updates *fetcher // nil: the hub may not ask for any
 	metrics http.Handler
 	control *control.Server
 	reload  *reloader
@@ -284,6 +285,9 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	}
 	local.down, local.twins, local.proofs, local.seen = g.down, g.twins, proofs, seen
 	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.peers
+	if g.updates, err = newFetcher(cfg, clock, log.With("part", "update")); err != nil {
+		return nil, err
+	}
 	c := g.collector()
 	c.certs = g.certificates(transport)
 	g.collect = c.state
@@ -415,7 +419,7 @@ func (g *assembly) collector() *collector {
 		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
-		board: g.board.State, admitted: g.roster.count,
+		board: g.board.State, admitted: g.roster.count, updates: g.updates.state,
 	}
 	for _, d := range g.drivers {
 		c.drivers = append(c.drivers, d.State)
@@ -442,6 +446,10 @@ func (g *assembly) stages(goodTime string, changes *applier, hup <-chan os.Signa
 		doors = append(doors, part{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, g.cfg.Metrics.Address, g.metrics, g.log)
 		}})
+	}
+	if g.updates != nil {
+		g.twins.Attend(g.cfg.Hub.Own.DeviceID, &ownDevice{g.updates}, gateway.WantsCalls)
+		doors = append(doors, part{"update", g.updates.Run})
 	}
 	if g.cfg.Control.Socket != "" {
 		doors = append(doors, part{"control", g.control.Run})

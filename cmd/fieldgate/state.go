@@ -41,6 +41,7 @@ type state struct {
 	Certificates map[string]time.Time `json:"certificates"`
 	ClockOffset  *float64             `json:"clock_offset_seconds"` // null: nothing disciplines the clock
 	Goroutines   int                  `json:"goroutines"`
+	Update       *updateState         `json:"update,omitempty"` // null: none was ever installed, or this machine has no slots
 }
 
 // wayState is one transport on which leaves are reached, all its drivers together.
@@ -196,7 +197,7 @@ func (c *collector) state() state {
 		Machine: machineOf(c.dataDir),
 		Drivers: driverStatesOf(drivers), Board: boardStateOf(c.board()),
 		Ways: waysOf(broker, drivers), Down: downStateOf(broker, drivers, c.twins()), Files: filesStateOf(broker, c.files()),
-		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(),
+		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(), Update: c.updates(),
 	}
 	for _, way := range s.Ways {
 		s.Leaves.Present += way.Connected

@@ -16,8 +16,8 @@ import (
 func updateCommand(std streams) *cobra.Command {
 	u := new(updater)
 	c := group("update", "The software on the card: which version runs, the next, the last",
-		u.statusCommand(std), u.installCommand(std), u.markGoodCommand(std), u.rollbackCommand(std))
-	c.PersistentFlags().StringVar(&u.kept, "kept", slots.Kept, "`FOLDER` in which it is noted which slots have proven good")
+		u.statusCommand(std), u.installCommand(std), u.markGoodCommand(std), u.rollbackCommand(std), u.takeCommand(std))
+	c.PersistentFlags().StringVar(&u.kept, "kept", keptFolder(), "`FOLDER` in which it is noted which slots have proven good")
 	c.Long = `The card has two slots, A and B. An update goes into the one that is not running,
 which is started next; after three starts that were not confirmed the other one has
 its turn. The configuration and everything in custody are in neither.`
@@ -123,7 +123,7 @@ now has its turn again. The hub cannot ask for that.`,
 				if err != nil {
 					return err
 				}
-				err = u.install(cmd.Context(), m, file, older, func(percent int, doing string) {
+				err = u.install(cmd.Context(), m, file, "", older, func(percent int, doing string) {
 					fmt.Fprintf(std.err, "%3d%% %s\n", percent, doing)
 				})
 				if err == nil {
@@ -138,11 +138,25 @@ now has its turn again. The hub cannot ask for that.`,
 	return c
 }
 
-// install installs a bundle. Before, it remembers whether the hub is reached now: what
-// is installed is judged by that.
-func (u *updater) install(ctx context.Context, m *slots.Machine, file string, older bool, progress func(int, string)) error {
-	version, err := m.Version(ctx, file)
-	if err != nil {
+// install installs a bundle that came from an address, "" for an operator's file, and
+// notes what becomes of it. Before, it remembers whether the hub is reached now: what is
+// installed is judged by that.
+func (u *updater) install(ctx context.Context, m *slots.Machine, file, url string, older bool, progress func(int, string)) error {
+	now := updateState{State: updateInstalling, URL: url}
+	err := u.installNoting(ctx, m, file, &now, older, progress)
+	switch {
+	case err == nil:
+		now.State = updateInstalled
+	case errors.Is(err, slots.ErrRefused), errors.Is(err, slots.ErrOlder):
+		now.State, now.Error = updateRefused, err.Error()
+	default:
+		now.State, now.Error = updateFailed, err.Error()
+	}
+	return errors.Join(err, noteState(m, now))
+}
+
+func (u *updater) installNoting(ctx context.Context, m *slots.Machine, file string, now *updateState, older bool, progress func(int, string)) (err error) {
+	if now.Version, err = m.Version(ctx, file); err != nil {
 		return err
 	}
 	before := hubDown
@@ -150,7 +164,7 @@ func (u *updater) install(ctx context.Context, m *slots.Machine, file string, ol
 	if u.daemon.client().State(ctx, &s) == nil && s.Uplink.Connected {
 		before = hubUp
 	}
-	if err := m.Remember(noteBefore, version+" "+before); err != nil {
+	if err := errors.Join(m.Remember(noteBefore, now.Version+" "+before), noteState(m, *now)); err != nil {
 		return err
 	}
 	return m.Install(ctx, file, older, progress)

@@ -28,6 +28,7 @@ type fakeRAUC struct {
 	version map[string]string // what is in the slots
 	primary string
 	marked  []string
+	started []string // units of systemd
 }
 
 // installed is when something was put into B.
@@ -120,6 +121,14 @@ func (f *fakeRAUC) InstallBundle(file string, how map[string]dbus.Variant) *dbus
 	return nil
 }
 
+// StartUnit is systemd's.
+func (f *fakeRAUC) StartUnit(unit, mode string) (dbus.ObjectPath, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started = append(f.started, unit+" "+mode)
+	return "/org/freedesktop/systemd1/job/1", nil
+}
+
 type progress struct {
 	Percent int32
 	Doing   string
@@ -158,8 +167,13 @@ func newFakeRAUC(t *testing.T) *fakeRAUC {
 	if err := f.bus.Export(f, "/", name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.bus.RequestName("de.pengutronix.rauc", 0); err != nil {
+	if err := f.bus.Export(f, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"de.pengutronix.rauc", "org.freedesktop.systemd1"} {
+		if _, err := f.bus.RequestName(name, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return f
 }

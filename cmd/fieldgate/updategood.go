@@ -48,15 +48,23 @@ slot. The card image runs this at each start, and starts anew when it fails.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			const what = "cannot confirm the slot"
 			return u.onSlots(cmd.Context(), what, func(m *slots.Machine) error {
+				running, err := m.Running(cmd.Context())
+				if err != nil {
+					return err
+				}
 				by := "as asked"
 				if wait > 0 {
+					if err := noteStart(m, u.kept, running); err != nil {
+						return err
+					}
 					j := &judge{client: u.daemon.client(), machine: m}
-					var err error
-					if by, err = j.await(cmd.Context(), wait); err != nil {
+					if by, err = j.await(cmd.Context(), running, wait); err != nil {
 						return &failure{exitTimedOut, what, err, "fieldgate check"}
 					}
 				}
-				err := m.Confirm(cmd.Context())
+				if err = m.Confirm(cmd.Context()); err == nil {
+					err = noteGood(m, u.kept, running)
+				}
 				if err == nil {
 					fmt.Fprintln(std.out, "confirmed: "+by)
 				}
@@ -76,11 +84,7 @@ type judge struct {
 }
 
 // await waits for a proof and says what it was. The error says what is missing.
-func (j *judge) await(ctx context.Context, limit time.Duration) (by string, err error) {
-	running, err := j.machine.Running(ctx)
-	if err != nil {
-		return "", err
-	}
+func (j *judge) await(ctx context.Context, running slots.Slot, limit time.Duration) (by string, err error) {
 	over := time.After(limit)
 	for {
 		by, err := j.look(ctx, running)

@@ -240,6 +240,9 @@ func (c *conn) takeCall(name, rid string, body []byte) {
 // call returns the answer; ok is false when there is none.
 func (c *conn) call(ctx context.Context, name, rid string, body []byte) (reply gateway.Reply, ok bool) {
 	what, ok := hub.ParseLeafCall(body)
+	if !ok && c.listening(c.device, gateway.WantsCalls) != nil {
+		what, ok = hub.LeafCall{Leaf: c.device, Payload: body}, true // of the gateway itself
+	}
 	if !ok {
 		return gateway.Reply{Status: 400, Body: complaint(`the payload names no leaf: send {"leaf": "its id", "payload": …}`)}, true
 	}
