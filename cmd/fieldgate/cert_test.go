@@ -251,9 +251,9 @@ func TestRenewalDropsNoLeaf(t *testing.T) {
 	}
 }
 
-// fakeDaemon answers whoever has it read certificates anew that a listener at that
+// certDaemon answers whoever has it read certificates anew that a listener at that
 // address shows the one in the file.
-func fakeDaemon(t *testing.T, address, file string, asked func()) (socket string) {
+func certDaemon(t *testing.T, address, file string, asked func()) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "control.sock")
 	l, err := net.Listen("unix", socket)
@@ -318,7 +318,7 @@ func TestRenewalIsLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := showing(t, func() (*tls.Certificate, error) { return &pair, nil })
-	socket := fakeDaemon(t, stranger, cert, func() {})
+	socket := certDaemon(t, stranger, cert, func() {})
 	if code, _, errs := fieldgate("cert", "renew", "--config", file, "--socket", socket); code != exitFailed || !strings.Contains(errs, "the old one is back in its place") {
 		t.Errorf("where another program has the port, renew ends with %d: %s", code, errs)
 	}
@@ -332,7 +332,7 @@ func TestRenewalIsLookedAt(t *testing.T) {
 		pair, err := seal.KeyPair(cert, filepath.Join(dir, "key.pem"))
 		return &pair, err
 	})
-	socket = fakeDaemon(t, good, cert, leave)
+	socket = certDaemon(t, good, cert, leave)
 	var errs writer
 	if code := execute(ctx, []string{"cert", "renew", "--config", file, "--socket", socket}, streams{nil, io.Discard, &errs}); code != exitOK || ctx.Err() == nil {
 		t.Errorf("interrupted when it was in its place, renew ends with %d: %s", code, errs.lines())
