@@ -118,8 +118,13 @@ RACE := CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -gcflags=golang.
 
 .PHONY: race
 race: ## with the race detector: every test but those of the programs as shipped; the longest campaigns short
-	$(RACE) $(SIDE_BY_SIDE) -short $(TWICE)
+	@$(MAKE) --no-print-directory -j2 -Otarget race-whole race-short
+
+.PHONY: race-whole race-short
+race-whole:
 	$(RACE) $(SIDE_BY_SIDE) $(LONG) $(filter-out $(LONG) $(TWICE) $(AS_SHIPPED) $(LINT),$(PACKAGES))
+race-short: # beside the others, which wait more
+	$(RACE) $(SIDE_BY_SIDE) -p 2 -short $(TWICE)
 
 .PHONY: full
 full: ## without it: power cuts, many leaves, vendor SDKs, arm64, and the campaigns whole
