@@ -60,11 +60,13 @@ func (d *devices) enter(n *newLeaf) error {
 	if _, known := d.roster.leaf(n.id); known {
 		return fmt.Errorf("%w: there is a leaf %q already", control.ErrConflict, n.id)
 	}
-	l, err := d.files.add(n)
-	if err != nil {
-		return err
-	}
-	return d.roster.admit(l)
+	return d.changes.steady(func(fallback map[string][]byte) error {
+		l, err := d.files.add(n, fallback)
+		if err != nil {
+			return err
+		}
+		return d.roster.admit(l)
+	})
 }
 
 // Alter is described at control.Devices. A leaf that is disabled is out at once, even
@@ -129,11 +131,13 @@ func (d *devices) disable(l leaf, out bool) error {
 func (d *devices) Dismiss(_ context.Context, id string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	gone, err := d.files.remove(id)
-	if gone {
-		d.roster.dismiss(id)
-	}
-	return err
+	return d.changes.steady(func(fallback map[string][]byte) error {
+		gone, err := d.files.remove(id, fallback)
+		if gone {
+			d.roster.dismiss(id)
+		}
+		return err
+	})
 }
 
 // newPassword makes a password of 128 random bits that can be typed.

@@ -144,9 +144,14 @@ func dataDirOf(file string) string {
 }
 
 // undo puts back the files of the last good revision and ends the trial. Where they
-// cannot be written the trial stays, so that the next start tries again. The texts are
-// those of that revision in any case.
+// cannot be written it is over all the same, and the next start tries again. The texts
+// are those of that revision in any case.
 func (a *applier) undo(why string) (texts map[string][]byte, err error) {
+	defer func() {
+		if _, still := a.book.Trial(); still && err != nil {
+			a.book.Lose(fmt.Sprintf("%s; its files are still in place: %v", why, err))
+		}
+	}()
 	good, known := a.book.Good()
 	if !known {
 		return nil, a.book.End(revision.Undone, why)
@@ -238,7 +243,7 @@ func (a *applier) begin(r *reloader, again func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.gate, a.again = r, again
-	if a.trial == nil {
+	if a.trial == nil && !a.book.Lost() { // else the files are not what runs
 		a.noteLocked("start")
 	}
 }
@@ -330,7 +335,7 @@ func (a *applier) Apply(c control.ConfigChange, who string) (control.ConfigAppli
 		out.Changes = append(out.Changes, control.ConfigKey(d))
 	}
 	good, _ := a.book.Good()
-	same := len(changed) == 0 && maps.Equal(good.Files, files)
+	same := len(changed) == 0 && maps.Equal(good.Files, files) && !a.book.Lost()
 	if c.Look || same || len(restart) > 0 && !c.Restart {
 		return out, nil
 	}
@@ -576,6 +581,22 @@ func (a *applier) startFailed(err error) bool {
 	a.trial = nil
 	_, failed := a.undo("the gateway could not go on with it: " + err.Error())
 	return failed == nil
+}
+
+// steady has a leaf added or removed by do. That is done to files that are in no
+// revision, so it has to fit the last good one as well while the gateway may go back to
+// it: fallback is what that makes of files then, nil: it will not go back.
+func (a *applier) steady(do func(fallback map[string][]byte) error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var fallback map[string][]byte
+	if good, known := a.book.Good(); known && (a.trial != nil || a.book.Lost()) {
+		var err error
+		if fallback, err = textsOf(a.file, good.Files); err != nil {
+			return err
+		}
+	}
+	return do(fallback)
 }
 
 // alter has a leaf altered: do writes a key of it into its file and makes that count.

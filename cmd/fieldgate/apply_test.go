@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/revision"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
@@ -94,6 +96,85 @@ func TestRollBackLetsNobodyIn(t *testing.T) {
 	if code := d.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// A leaf whose key cannot be read is put out all the same.
+func TestDisableWithoutAKey(t *testing.T) {
+	file := folder(t, exampleText(t)+"\n[[leaf]]\nid = \"visitor\"\n\n[enrol]\nby = \"registry\"\npolicy = \"p\"\npolicy_key_file = \"pump-1.key\"\n")
+	d := start(t, file)
+	d.logged("ready", "", "")
+	run := d.operator(file)
+	dir := filepath.Dir(file)
+	key := keptKey(&config{tables: tables{Gateway: gatewayConfig{DataDir: filepath.Join(dir, "data")}}}, "visitor")
+	if err := os.MkdirAll(key, 0o700); err != nil { // a folder is no file that can be read
+		t.Fatal(err)
+	}
+	run(exitOK, "device", "disable", "visitor")
+	if out := run(exitOK, "device", "show", "visitor", "--output", "json"); !strings.Contains(out, `"disabled"`) {
+		t.Errorf("it is in:\n%s", out)
+	}
+	run(exitFailed, "device", "enable", "visitor")
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	run(exitOK, "device", "enable", "visitor")
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A trial that was lost and whose files could not be taken back is over: it is said so,
+// it is tried again at the next start, and another one can be tried meanwhile.
+func TestLostTrial(t *testing.T) {
+	file := folder(t, exampleText(t))
+	dir := filepath.Dir(file)
+	extra := filepath.Join(dir, "leaf.d", "extra.toml")
+	mustMake := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustMake(os.MkdirAll(filepath.Dir(extra), 0o755))
+	mustWrite(t, extra, []byte("[[leaf]]\nid = \"visitor\"\n"))
+	open := func() (*applier, func()) {
+		a, texts, said, closing := openApplier(file)
+		t.Logf("%d texts, %q", len(texts), said)
+		return a, closing
+	}
+	a, closing := open()
+	was, err := filesOf(file)
+	mustMake(err)
+	_, err = a.book.Add(was, "test", revision.Good, time.Now())
+	mustMake(err)
+	next := maps.Clone(was)
+	delete(next, "leaf.d/extra.toml")
+	_, err = a.book.Add(next, "test", revision.OnTrial, time.Now())
+	mustMake(err)
+	// What was removed cannot be written again.
+	mustMake(os.RemoveAll(filepath.Dir(extra)))
+	mustWrite(t, filepath.Dir(extra), []byte("in the way"))
+	if _, err := a.undo("because"); err == nil {
+		t.Fatal("it was undone")
+	}
+	list := a.Revisions()
+	if len(list) != 2 || list[1].State != "undone" || list[1].Running || !list[0].Running || !strings.Contains(list[1].Why, "because; its files are still in place") {
+		t.Errorf("the revisions are %+v", list)
+	}
+	if err := a.busyLocked(); err != nil {
+		t.Errorf("it is still on trial: %v", err)
+	}
+	closing()
+
+	mustMake(os.Remove(filepath.Dir(extra)))
+	a, closing = open()
+	if list := a.Revisions(); list[1].State != "undone" || !list[0].Running {
+		t.Errorf("after the next start the revisions are %+v", list)
+	}
+	if now, err := filesOf(file); err != nil || !maps.Equal(now, was) {
+		t.Errorf("the files are not as they were: %v", err)
+	}
+	closing()
 }
 
 // A trial is not over before the connection has stood for a while, whatever came over

@@ -97,6 +97,7 @@ func TestRenewalIsAgreedOn(t *testing.T) {
 	mustWrite(t, filepath.Join(dir, "cert.pem"), cert)
 	mustWrite(t, filepath.Join(dir, "key.pem"), key)
 	d := start(t, file)
+	d.logged("ready", "", "") // before that listeners show no certificate
 	metrics := scrape(t, fmt.Sprint(d.logged("listening", "for", "metrics")["address"]))
 	_, chain, err := parseChain(cert)
 	if err != nil {

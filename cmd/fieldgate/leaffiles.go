@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,9 +46,24 @@ type leafFiles struct {
 // dir is where they are.
 func (f leafFiles) dir() string { return filepath.Join(filepath.Dir(f.config), "leaf.d") }
 
+// fits is an error where the gateway could not go back to what files were, if it has to,
+// with the text of one changed; nil removes it.
+func (f leafFiles) fits(fallback map[string][]byte, file string, text []byte) error {
+	if fallback == nil {
+		return nil
+	}
+	texts := maps.Clone(fallback)
+	texts[file] = text
+	if _, err := loadConfigWith(f.config, texts); err != nil {
+		return fmt.Errorf("%w: a configuration is on trial, and with that the gateway could not go back to the one before: %w", control.ErrConflict, err)
+	}
+	return nil
+}
+
 // add writes the files of a leaf and returns the leaf as the configuration now has
-// it. Its secrets are on flash before it is, and it is there whole or not at all.
-func (f leafFiles) add(n *newLeaf) (leaf, error) {
+// it. Its secrets are on flash before it is, and it is there whole or not at all. The
+// fallback is that of applier.steady.
+func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (leaf, error) {
 	unlock, err := f.lock()
 	if err != nil {
 		return leaf{}, err
@@ -94,6 +110,9 @@ func (f leafFiles) add(n *newLeaf) (leaf, error) {
 	text.WriteString(n.more)
 	file := stem + leafSuffix
 	cfg, err := loadConfigWith(f.config, map[string][]byte{file: []byte(text.String())})
+	if err == nil {
+		err = f.fits(fallback, file, []byte(text.String()))
+	}
 	if err != nil {
 		return undo(err)
 	}
@@ -194,8 +213,8 @@ func (f leafFiles) keepProof(t *tables, l *leaf) error {
 
 // remove removes the file of a leaf. One that the operator has written is the
 // operator's to change. gone says that the configuration has the leaf no more, whatever
-// the error.
-func (f leafFiles) remove(id string) (gone bool, err error) {
+// the error. The fallback is that of applier.steady.
+func (f leafFiles) remove(id string, fallback map[string][]byte) (gone bool, err error) {
 	unlock, err := f.lock()
 	if err != nil {
 		return false, err
@@ -211,6 +230,9 @@ func (f leafFiles) remove(id string) (gone bool, err error) {
 	}
 	// Somebody may have named it in another file.
 	if _, err := loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
+		return false, err
+	}
+	if err := f.fits(fallback, at.file, nil); err != nil {
 		return false, err
 	}
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {

@@ -34,7 +34,7 @@ func TestAddingALeafFailsAsAWhole(t *testing.T) {
 	for n := 1; n <= syncs+1; n++ {
 		p, f := leafDisk(t)
 		hit := p.fs.Break(cutfs.Fault{Kind: cutfs.Sync, Nth: n, Errno: syscall.EIO})
-		_, err := f.add(&newLeaf{id: "pump-1", auth: "gateway", passwordHash: passwordHash})
+		_, err := f.add(&newLeaf{id: "pump-1", auth: "gateway", passwordHash: passwordHash}, nil)
 		select {
 		case <-hit:
 		default:
@@ -58,14 +58,14 @@ func TestAddingALeafFailsAsAWhole(t *testing.T) {
 // A leaf whose file has gone is gone, though that could not be synced.
 func TestRemovedThoughNotSynced(t *testing.T) {
 	p, f := leafDisk(t)
-	if _, err := f.add(&newLeaf{id: "pump-1", auth: "gateway"}); err != nil {
+	if _, err := f.add(&newLeaf{id: "pump-1", auth: "gateway"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.fs.Break(cutfs.Fault{Kind: cutfs.Sync, Nth: 1, Errno: syscall.EIO})
-	if gone, err := f.remove("pump-1"); !gone || !errors.Is(err, syscall.EIO) {
+	if gone, err := f.remove("pump-1", nil); !gone || !errors.Is(err, syscall.EIO) {
 		t.Errorf("gone: %v, %v", gone, err)
 	}
-	if gone, err := f.remove("pump-2"); !gone || err != nil {
+	if gone, err := f.remove("pump-2", nil); !gone || err != nil {
 		t.Errorf("one that is not there is gone: %v, %v", gone, err)
 	}
 }

@@ -29,11 +29,11 @@ type roster struct {
 }
 
 // admit lets a leaf in, or replaces what is known of it. A disabled one is known,
-// and put out.
+// and put out, also where nothing proves it to the hub.
 func (r *roster) admit(l leaf) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.prove(l); err != nil {
+	if err := r.prove(l); err != nil && !l.Disabled {
 		return err
 	}
 	r.leaves[l.ID] = l

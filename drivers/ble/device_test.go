@@ -356,6 +356,35 @@ func TestScanFindsDevices(t *testing.T) {
 	until(t, "only the passive scan", func() bool { return z.Scanning() == "passive" })
 }
 
+// After an active scan for want of a passive one, there is a passive one again: looking
+// around leaves that behind, not its own.
+func TestScanAfterAFallback(t *testing.T) {
+	t.Parallel()
+	z := startBlueZ(t, fakebluez.Options{})
+	z.Fail("RegisterMonitor", "org.bluez.Error.NotPermitted")
+	r := start(t, z, DefaultConfig())
+	r.untilUp()
+	until(t, "an active scan", func() bool { return z.Scanning() == "active" })
+	if _, err := r.Scan(t.Context(), time.Millisecond); err != nil || z.Scanning() != "active" {
+		t.Errorf("looking around has ended the driver's scan: %q, %v", z.Scanning(), err)
+	}
+	z.Fail("RegisterMonitor", "")
+	z.Crash()
+	if err := z.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a passive scan", func() bool { return z.Scanning() == "passive" })
+	r.until("the adapter", func(s gateway.DriverState) bool { return s.Up })
+	var err error
+	until(t, "somebody to look around", func() bool {
+		_, err = r.Scan(t.Context(), time.Millisecond)
+		return !errors.Is(err, ErrNoAdapter)
+	})
+	if err != nil || z.Scanning() != "passive" {
+		t.Errorf("looking around has left a scan behind: %q, %v", z.Scanning(), err)
+	}
+}
+
 func TestJustWorksByConfiguration(t *testing.T) {
 	t.Parallel()
 	z := startBlueZ(t, fakebluez.Options{})

@@ -61,6 +61,7 @@ type Driver struct {
 	// guarded by mu:
 	session  *session // nil: no adapter
 	ceremony *ceremony
+	active   bool // the driver's own scan is an active one
 }
 
 // session is one life of an adapter.

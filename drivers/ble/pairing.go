@@ -62,7 +62,7 @@ func (d *Driver) Scan(ctx context.Context, length time.Duration) ([]Found, error
 		return nil, err
 	}
 	sleep(ctx, length)
-	if st := d.tally.snapshot(); st.Counts[countActive] == 0 { // else it is the driver's own scan
+	if !d.scansActively() { // else it is the driver's own scan
 		_ = s.client.StopDiscovery(context.WithoutCancel(ctx), s.adapter.Path)
 	}
 	var all []Found

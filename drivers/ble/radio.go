@@ -81,6 +81,7 @@ func join(a, b string) string {
 // begin begins a scan, passively if that can be had. ended is closed when the daemon
 // ends it.
 func (s *session) begin(ctx context.Context, passive *error) (ended <-chan struct{}, err error) {
+	s.setActive(false)
 	if *passive == nil {
 		if ended, err = s.client.Monitor(ctx, s.adapter.Path, patterns()); err == nil {
 			s.tally.count(countPassive)
@@ -92,11 +93,25 @@ func (s *session) begin(ctx context.Context, passive *error) (ended <-chan struc
 		*passive = err
 		s.tally.count(countFallbacks)
 	}
+	// Said before: whoever ends a scan of their own at this moment must not end this one.
+	s.setActive(true)
 	if err := s.client.StartDiscovery(ctx, s.adapter.Path); err != nil {
 		return nil, err
 	}
 	s.tally.count(countActive)
 	return nil, nil
+}
+
+func (d *Driver) setActive(active bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active = active
+}
+
+func (d *Driver) scansActively() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.active
 }
 
 // stop ends the scan. That it cannot is for whoever begins the next one.

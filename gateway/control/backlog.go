@@ -161,8 +161,6 @@ func (s *Server) look(serve http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// patience is how long a client that is sent a list may take for a part of it.
-const patience = time.Minute
 
 // waiting writes one message after the other: all of them need not fit in memory.
 func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {

@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway/trace"
@@ -38,15 +40,42 @@ type Client struct{ http http.Client }
 // NewClient makes a client of the daemon behind the socket. Nothing happens
 // before its first call.
 func NewClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	return newClient(func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	})
+}
+
+// newClient makes a client of whoever dial reaches. Each request has a connection of
+// its own, so that what was sent over it was sent for the request.
+func newClient(dial func(context.Context) (net.Conn, error)) *Client {
+	line := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := dial(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
 		}
-		return c, nil
+		return &line{Conn: c}, nil
 	}
-	return &Client{http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{http.Client{Transport: &http.Transport{DialContext: line, DisableKeepAlives: true}}}
 }
+
+// line is a connection of which is known whether anything was sent over it.
+type line struct {
+	net.Conn
+	sent atomic.Bool
+}
+
+func (l *line) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	if n > 0 {
+		l.sent.Store(true)
+	}
+	return n, err
+}
+
+// attempts are how often a request is begun. A machine that stalls may keep a caller
+// from speaking for so long that the daemon, or who is at the door, has closed the
+// connection; nothing was sent then, and nothing was done.
+const attempts = 5
 
 // State reads the state into v.
 func (c *Client) State(ctx context.Context, v any) error { return c.get(ctx, "/v1/state", v) }
@@ -269,12 +298,18 @@ func (c *Client) ask(ctx context.Context, path string, text []byte, v any) error
 
 // do returns the body of an answer that is a success.
 func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.ReadCloser, error) {
-	r, err := http.NewRequestWithContext(ctx, method, "http://fieldgate"+path, bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.http.Do(r)
-	if err != nil {
+	var resp *http.Response
+	for left, again := attempts, true; again; left-- {
+		var used *line // nil: there was no connection
+		said := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { used, _ = i.Conn.(*line) }})
+		r, err := http.NewRequestWithContext(said, method, "http://fieldgate"+path, bytes.NewReader(text))
+		if err != nil {
+			return nil, err
+		}
+		resp, err = c.http.Do(r)
+		if again = err != nil && used != nil && !used.sent.Load() && left > 1 && ctx.Err() == nil; again || err == nil {
+			continue
+		}
 		// Without the address around it, which no operator has ever typed.
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err

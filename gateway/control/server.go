@@ -27,6 +27,11 @@ const DefaultSocket = "/run/fieldgate/control.sock"
 // maxRequest bounds the body of a request, in bytes.
 const maxRequest = 1 << 20
 
+// patience is how long a caller may take to say what it wants, and to take what it is
+// told, of a list each part: on a machine that stalls both are slow. How many may be inside at a time is the
+// doorkeeper's to bound.
+const patience = time.Minute
+
 // farewell is how long answers under way may take at the end.
 const farewell = time.Second
 
@@ -116,10 +121,8 @@ func (s *Server) Run(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
 		ConnContext:       withAccess,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       time.Minute,
+		ReadTimeout:       patience, // also of the header, from the moment in which the caller was let in
+		WriteTimeout:      patience,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}

@@ -260,6 +260,68 @@ func TestRollBackInTheWay(t *testing.T) {
 	must(t, o.Gateway().Stop())
 }
 
+// While a configuration is on trial a leaf can be added and removed, unless the gateway
+// could not go back then: it does, killed or not.
+func TestLeavesComeAndGoInATrial(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 4*patience)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: devices(1, site.MQTT3)}))
+	operate := &terminal{t, ctx, o.Site}
+	o.linked(ctx)
+	extra := filepath.Join(filepath.Dir(o.leafFile()), "extra.toml")
+	must(t, os.WriteFile(extra, []byte("[[leaf]]\nid = \"guest\"\nauth = \"relay\"\n\n[[map]]\nleaf = \"tenant\"\ntopic = \"x/{channel}\"\n"), 0o644))
+	operate.gets(0, "device", "add", "tenant", "--auth", "relay")
+	o.wants(ctx, 0, "is kept", "apply", "--confirm", "0s")
+
+	dead, err := site.FreeAddress()
+	must(t, err)
+	at := fmt.Sprintf("address = %q\nhttps", o.hubAddress())
+	try := func(confirm string) (ended chan struct{}) {
+		o.linked(ctx)
+		lost := o.other(at, fmt.Sprintf("address = %q\nhttps", dead))
+		must(t, os.Rename(lost, o.ConfigFile()))
+		must(t, os.Remove(extra))
+		before := o.said("configuration is applied")
+		ended = make(chan struct{})
+		go func() {
+			defer close(ended)
+			o.config(ctx, "apply", "--confirm", confirm)
+		}()
+		o.await(ctx, "the trial", func() bool { return o.said("configuration is applied") > before })
+		return ended
+	}
+	in := func() {
+		t.Helper()
+		if said := operate.gets(9, "device", "add", "guest", "--auth", "relay"); !strings.Contains(said, "is on trial") {
+			t.Errorf("says %s", said)
+		}
+		if said := operate.gets(9, "device", "remove", "tenant"); !strings.Contains(said, "is on trial") {
+			t.Errorf("says %s", said)
+		}
+		operate.gets(0, "device", "add", "other", "--auth", "relay")
+	}
+	out := func() {
+		t.Helper()
+		for _, leaf := range []string{"guest", "tenant", "other"} {
+			operate.gets(0, "device", "show", leaf)
+		}
+		operate.gets(0, "device", "remove", "other")
+		o.linked(ctx)
+	}
+	ended := try("10m")
+	in()
+	o.Gateway().Kill()
+	<-ended
+	must(t, o.StartGateway(ctx))
+	out()
+
+	ended = try("3s")
+	in()
+	<-ended
+	o.await(ctx, "the end of the trial", func() bool { return o.said("configuration is rolled back", "was not back") > 0 })
+	out()
+}
+
 // Killed at any moment of an apply, or while a confirmation is awaited, the gateway
 // comes back with a configuration that works.
 func TestApplyIsKilled(t *testing.T) {

@@ -50,6 +50,7 @@ type Revision struct {
 type Book struct {
 	dir  string
 	list []Revision
+	lost string // why the revision on trial is not on trial any more, see Lose
 }
 
 // ErrDamaged says that the file with the revisions cannot be made sense of. It is
@@ -99,11 +100,31 @@ func parse(text []byte) ([]Revision, error) {
 }
 
 // List returns the revisions, the oldest first.
-func (b *Book) List() []Revision { return slices.Clone(b.list) }
+func (b *Book) List() []Revision {
+	list := slices.Clone(b.list)
+	b.settle(list)
+	return list
+}
+
+// settle writes into a list what Lose has said.
+func (b *Book) settle(list []Revision) {
+	if b.lost != "" {
+		last := &list[len(list)-1]
+		last.State, last.Why = Undone, b.lost
+	}
+}
+
+// Lose says why the revision on trial, which must be there, did not stand it, although
+// its files are still in place: the trial is over, but whoever opens the book anew finds
+// it on trial, until there is another revision or End is called.
+func (b *Book) Lose(why string) { b.lost = why }
+
+// Lost says whether the last revision is one that was lost in that way.
+func (b *Book) Lost() bool { return b.lost != "" }
 
 // Find returns a revision by its number.
 func (b *Book) Find(number int) (r Revision, known bool) {
-	for _, r := range b.list {
+	for _, r := range b.List() {
 		if r.Number == number {
 			return r, true
 		}
@@ -123,7 +144,7 @@ func (b *Book) Good() (r Revision, known bool) {
 
 // Trial returns the revision that is on trial.
 func (b *Book) Trial() (r Revision, known bool) {
-	if n := len(b.list); n > 0 && b.list[n-1].State == OnTrial {
+	if n := len(b.list); n > 0 && !b.Lost() && b.list[n-1].State == OnTrial {
 		return b.list[n-1], true
 	}
 	return r, false
@@ -145,18 +166,27 @@ func (b *Book) Add(files Files, by string, s State, now time.Time) (int, error) 
 	if n := len(b.list); n > 0 {
 		number = b.list[n-1].Number + 1
 	}
-	return number, b.write(append(slices.Clone(b.list), Revision{number, now.UTC(), by, s, "", maps.Clone(files)}))
+	return number, b.end(append(b.List(), Revision{number, now.UTC(), by, s, "", maps.Clone(files)}))
 }
 
 // End ends the trial that there is, if there is one: good, or undone and why.
 func (b *Book) End(s State, why string) error {
-	if _, known := b.Trial(); !known {
+	if _, known := b.Trial(); !known && !b.Lost() {
 		return nil
 	}
 	list := slices.Clone(b.list)
 	last := &list[len(list)-1]
 	last.State, last.Why = s, why
-	return b.write(list)
+	return b.end(list)
+}
+
+// end writes a list in which nothing is lost.
+func (b *Book) end(list []Revision) error {
+	err := b.write(list)
+	if err == nil {
+		b.lost = ""
+	}
+	return err
 }
 
 // Amend changes the files of all revisions, whatever became of them: change is called

@@ -28,7 +28,7 @@ func TestTheLastGoodOneIsAlwaysThere(t *testing.T) {
 		good, trial, steps := "", "", rapid.IntRange(1, 40).Draw(t, "steps")
 		for i := range steps {
 			text := fmt.Sprint(i / 2) // every other one is as the one before
-			switch rapid.IntRange(0, 4).Draw(t, "step") {
+			switch rapid.IntRange(0, 5).Draw(t, "step") {
 			case 0:
 				_, err := b.Add(Files{"a.toml": text}, "test", Good, time.Now())
 				if (err == nil) != (trial == "") {
@@ -55,6 +55,29 @@ func TestTheLastGoodOneIsAlwaysThere(t *testing.T) {
 					t.Fatal(err)
 				}
 				trial = ""
+			case 5: // another one takes the place of one that was lost
+				if trial == "" {
+					continue
+				}
+				b.Lose("because")
+				if r, known := b.Trial(); known || b.List()[len(b.List())-1].State != Undone {
+					t.Fatalf("it is lost, and still on trial: %+v", r)
+				}
+				if err := b.Amend(func(f Files) { f["a.toml"] += "+" }); err != nil {
+					t.Fatal(err)
+				}
+				if good != "" {
+					good += "+"
+				}
+				if again, err := Open(dir); err != nil {
+					t.Fatal(err)
+				} else if r, known := again.Trial(); !known || r.Files["a.toml"] != trial+"+" {
+					t.Fatalf("opened anew it is not on trial: %v %+v", known, r)
+				}
+				if _, err := b.Add(Files{"a.toml": text}, "test", OnTrial, time.Now()); err != nil {
+					t.Fatal(err)
+				}
+				trial = text
 			case 4:
 				if err := b.Amend(func(f Files) { f["a.toml"] += "+" }); err != nil {
 					t.Fatal(err)
