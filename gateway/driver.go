@@ -74,6 +74,33 @@ type DriverState struct {
 	Peers []PeerState
 }
 
+// Count adds what another driver, or a part of this one, has counted: what came of
+// messages, logins, commands, calls and desired changes, and Counts. Maps that are
+// needed for that are made.
+func (s *DriverState) Count(x *DriverState) {
+	for _, m := range []struct {
+		to   *map[string]int64
+		from map[string]int64
+	}{
+		{&s.Logins, x.Logins},
+		{&s.Discarded, x.Discarded},
+		{&s.Commands, x.Commands},
+		{&s.Calls, x.Calls},
+		{&s.Counts, x.Counts},
+	} {
+		if *m.to == nil && len(m.from) > 0 {
+			*m.to = make(map[string]int64)
+		}
+		for what, n := range m.from {
+			(*m.to)[what] += n
+		}
+	}
+	for lane, n := range x.Taken {
+		s.Taken[lane] += n
+	}
+	s.Desired += x.Desired
+}
+
 // PeerState is one leaf or device behind a driver.
 type PeerState struct {
 	Leaf  string

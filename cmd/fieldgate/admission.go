@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -61,11 +62,18 @@ func (d *devices) enter(n *newLeaf) error {
 		return fmt.Errorf("%w: there is a leaf %q already", control.ErrConflict, n.id)
 	}
 	return d.changes.steady(func(fallback map[string][]byte) error {
-		l, err := d.files.add(n, fallback)
+		next, err := d.files.add(n, fallback)
 		if err != nil {
 			return err
 		}
-		return d.roster.admit(l)
+		l, err := next.leaf(n.id)
+		if err == nil {
+			err = d.roster.admit(l)
+		}
+		if err == nil {
+			err = d.fleet.follow(next, n.id)
+		}
+		return err
 	})
 }
 
@@ -128,16 +136,25 @@ func (d *devices) disable(l leaf, out bool) error {
 }
 
 // Dismiss is described at control.Devices.
-func (d *devices) Dismiss(_ context.Context, id string) error {
+func (d *devices) Dismiss(ctx context.Context, id string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	return d.changes.steady(func(fallback map[string][]byte) error {
-		gone, err := d.files.remove(id, fallback)
-		if gone {
-			d.roster.dismiss(id)
+	former := d.fleet.of(id)
+	err := d.changes.steady(func(fallback map[string][]byte) error {
+		rest, err := d.files.remove(id, fallback)
+		if rest == nil {
+			return err
 		}
-		return err
+		d.roster.dismiss(id)
+		return errors.Join(err, d.fleet.follow(rest, id))
 	})
+	if err != nil || len(d.fleet.of(id)) > 0 {
+		return err
+	}
+	if err := d.fleet.forget(ctx, former); err != nil {
+		return fmt.Errorf("it is removed, but its keys are kept by the Bluetooth adapter: %w", err)
+	}
+	return nil
 }
 
 // newPassword makes a password of 128 random bits that can be typed.

@@ -139,7 +139,7 @@ func TestLostTrial(t *testing.T) {
 	mustWrite(t, extra, []byte("[[leaf]]\nid = \"visitor\"\n"))
 	open := func() (*applier, func()) {
 		a, texts, said, closing := openApplier(file)
-		t.Logf("%d texts, %q", len(texts), said)
+		t.Logf("%d texts, %v", len(texts), said)
 		return a, closing
 	}
 	a, closing := open()

@@ -25,6 +25,7 @@ type devices struct {
 	path   func() gateway.State
 	peers  func() map[string]bool // of drivers: who answers
 	seen   *sightings
+	fleet  *fleet
 	recent *recent
 	files  leafFiles
 

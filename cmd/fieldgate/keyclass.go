@@ -36,6 +36,9 @@ var changes = map[string]string{
 	"leaf[]":                       changeLive,
 	"leaf[].key_file":              changeReconnect,
 	"leaf[].auth":                  changeReconnect,
+	"serial[]":                     changeLive,
+	"ble.advert[]":                 changeLive,
+	"ble.device[]":                 changeLive,
 	"map[]":                        changeLive,
 	"module[]":                     changeLive,
 }

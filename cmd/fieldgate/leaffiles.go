@@ -60,34 +60,33 @@ func (f leafFiles) fits(fallback map[string][]byte, file string, text []byte) er
 	return nil
 }
 
-// add writes the files of a leaf and returns the leaf as the configuration now has
-// it. Its secrets are on flash before it is, and it is there whole or not at all. The
+// add writes the files of a leaf and returns the configuration that has it. Its secrets are on flash before it is, and it is there whole or not at all. The
 // fallback is that of applier.steady.
-func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (leaf, error) {
+func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (*config, error) {
 	unlock, err := f.lock()
 	if err != nil {
-		return leaf{}, err
+		return nil, err
 	}
 	defer unlock()
 	if place, err := f.find(n.id); err != nil {
-		return leaf{}, err
+		return nil, err
 	} else if place != nil {
-		return leaf{}, fmt.Errorf("%w: there is a leaf %q already, in %s", control.ErrConflict, n.id, place.file)
+		return nil, fmt.Errorf("%w: there is a leaf %q already, in %s", control.ErrConflict, n.id, place.file)
 	}
 	if err := os.MkdirAll(f.dir(), 0o755); err != nil {
-		return leaf{}, err
+		return nil, err
 	}
 	stem := filepath.Join(f.dir(), freeStem(f.dir(), n.id))
 	var text strings.Builder
 	fmt.Fprintf(&text, "# The gateway wrote this; fieldgate device changes it.\n[[leaf]]\nid = %s\n", edit.Quote(n.id))
 	written := []string{}
-	undo := func(err error) (leaf, error) {
+	undo := func(err error) (*config, error) {
 		for _, name := range slices.Backward(written) { // the leaf first: without its secrets the gateway would not start
 			if left := removeAny(name); left != nil {
-				return leaf{}, errors.Join(err, left)
+				return nil, errors.Join(err, left)
 			}
 		}
-		return leaf{}, err
+		return nil, err
 	}
 	for _, s := range []struct{ key, value, suffix string }{
 		{"key_file", n.hubKey, ".hub.key"}, {"login_key_file", n.loginKey, ".login.key"}, {"password_file", n.passwordHash, ".hash"},
@@ -120,7 +119,7 @@ func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (leaf, error) {
 	if err := writeNew(file, text.String(), 0o644); err != nil {
 		return undo(err)
 	}
-	return cfg.leaf(n.id)
+	return cfg, nil
 }
 
 // usable says whether a leaf could be added that has no key of its own at the hub and
@@ -212,33 +211,36 @@ func (f leafFiles) keepProof(t *tables, l *leaf) error {
 }
 
 // remove removes the file of a leaf. One that the operator has written is the
-// operator's to change. gone says that the configuration has the leaf no more, whatever
-// the error. The fallback is that of applier.steady.
-func (f leafFiles) remove(id string, fallback map[string][]byte) (gone bool, err error) {
+// operator's to change. What it returns is the configuration that has the leaf no more,
+// whatever the error, or nil if it still has. The fallback is that of applier.steady.
+func (f leafFiles) remove(id string, fallback map[string][]byte) (rest *config, err error) {
 	unlock, err := f.lock()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer unlock()
 	at, err := f.find(id)
-	if err != nil || at == nil {
-		return err == nil, err
+	if err != nil {
+		return nil, err
+	}
+	if at == nil {
+		return loadConfigWith(f.config, nil)
 	}
 	stem, ours := strings.CutSuffix(at.file, leafSuffix)
 	if !ours {
-		return false, fmt.Errorf("%w: %q stands in %s, which the gateway has not written: take its table out there; fieldgate device disable keeps it out till then", control.ErrConflict, id, at.file)
+		return nil, fmt.Errorf("%w: %q stands in %s, which the gateway has not written: take its table out there; fieldgate device disable keeps it out till then", control.ErrConflict, id, at.file)
 	}
 	// Somebody may have named it in another file.
-	if _, err := loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
-		return false, err
+	if rest, err = loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
+		return nil, err
 	}
 	if err := f.fits(fallback, at.file, nil); err != nil {
-		return false, err
+		return nil, err
 	}
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
-		return false, err
+		return nil, err
 	}
-	return true, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
+	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
 }
 
 // removed returns the leaves that are removed and still have to be proven to the hub.

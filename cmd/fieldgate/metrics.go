@@ -126,7 +126,7 @@ type collector struct {
 	broker  func() broker.State
 	twins   func() twin.State
 	files   func() upload.State
-	drivers []func() gateway.DriverState
+	drivers func() (now, gone []gateway.DriverState) // of those that are no more what they have counted
 	board   func() board.State
 	updates func() *updateState
 	// admitted is how many leaves the configuration has.

@@ -37,9 +37,8 @@ With --advertised the device is not paired: it is a sensor that cannot be connec
 known by nothing but its address. All that it says is marked as unproven, with
 fieldgate-trust = "advertised".
 
-The tables are written into leaf.d, checked like all of the configuration, and the
-gateway starts again within its process, with the hub or without; other leaves connect
-again after some seconds. It exits with 6 if the passkey is wrong or the numbers
+The tables are written into leaf.d, checked like all of the configuration, and count
+at once, with the hub or without; other leaves notice nothing. It exits with 6 if the passkey is wrong or the numbers
 differ, 7 if it took too long, 8 if the device is not heard, 9 if it can prove
 nothing, or if the name belongs to a leaf.`,
 		Example: "  fieldgate pair ble C8:12:34:56:78:9A --as valve-1 --passkey 123456 --characteristics valve.toml\n  fieldgate pair ble A4:C1:38:12:34:56 --as room-1 --advertised",
@@ -73,9 +72,6 @@ func (p *blePairing) pair(ctx context.Context, std streams) error {
 	}
 	if !p.advertised && p.peer.Format != mqttsn.Format && p.peer.Tables == "" {
 		return &failure{exitUsage, what, errors.New("it is not said what is to be done with its characteristics"), "write them into a file and name it with --characteristics, or say --format mqtt-sn: docs/ble.md"}
-	}
-	if err := p.mayBind(ctx, what); err != nil {
-		return err
 	}
 	if !p.advertised {
 		p.peer.Pairing = ble.PairingPasskey

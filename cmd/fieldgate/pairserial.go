@@ -37,8 +37,8 @@ func pairSerialCommand(std streams) *cobra.Command {
 		Long: `Listens on a serial port that nobody uses, finds out how fast and in what format the
 device there speaks, and shows what it said. With --as that device becomes a leaf of
 that name: the port is its identity. Its tables are written into leaf.d, checked like
-all of the configuration, and the gateway starts again within its process, with the
-hub or without; other leaves connect again after some seconds.
+all of the configuration, and count at once, with the hub or without; other leaves
+notice nothing.
 
 Formats that it knows by listening are json, senml, nmea, text and mqtt-sn, at
 2400 to 230400 baud, 8N1. With --baud and --format it need not listen. Modbus slaves
@@ -80,9 +80,6 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 	if p.leaf == "" {
 		fmt.Fprintf(std.out, "next    fieldgate pair serial %s --as LEAF --baud %d --format %s\n", line.Port, line.Baud, line.Format)
 		return nil
-	}
-	if err := p.mayBind(ctx, what); err != nil {
-		return err
 	}
 	if err := p.bind(ctx, std, what, control.Admission{Line: &line}); err != nil {
 		return err
@@ -136,7 +133,7 @@ func (p *serialPairing) listen(ctx context.Context, std streams, table *port.Con
 	heard, err := overhearAll(ctx, table, speeds)
 	switch {
 	case errors.Is(err, port.ErrBusy):
-		return &failure{exitForbidden, what, err, "whose ports are: fieldgate serial list; that of a leaf that was removed is free after: fieldgate config apply --restart"}
+		return &failure{exitForbidden, what, err, "whose ports are: fieldgate serial list"}
 	case err != nil:
 		return &failure{exitFailed, what, err, p.list}
 	case heard.format == "" && heard.noise == 0:

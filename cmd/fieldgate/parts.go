@@ -5,7 +5,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -297,31 +296,6 @@ func (l *loader) checkBLE(t strict.Table, list, address, leaf string) {
 	}
 }
 
-// newDrivers makes a driver for each physical way that is configured.
-func newDrivers(cfg *config, clock gateway.Clock, log *slog.Logger) ([]gateway.Driver, error) {
-	var all []gateway.Driver
-	for _, p := range cfg.ports {
-		d, err := portFormats[p.format].driver(p.portConfig, clock, log)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	if cfg.ble != nil {
-		c := *cfg.ble
-		for _, n := range cfg.nodes {
-			n.Protocol = mqttsn.New(n.Link, []string{n.Leaf}, clock, log.With("driver", "ble", "address", n.Address))
-			c.Nodes = append(c.Nodes, n.NodeConfig)
-		}
-		d, err := ble.New(c, clock, log)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, nil
-}
-
 // newTransport makes the way to the hub: AMQP with an identity for each leaf, or
 // MQTT with the gateway's own.
 func newTransport(cfg *config, proofs *identity.Proofs, keys *identity.Keyring, clock gateway.Clock, log *slog.Logger) (uplink.Transport, error) {
@@ -332,9 +306,4 @@ func newTransport(cfg *config, proofs *identity.Proofs, keys *identity.Keyring, 
 		return mqtt.New(cfg.Hub.Config.Config, cfg.Hub.Own.DeviceID, keys, clock, log)
 	}
 	return amqp.New(cfg.Hub.Config, proofs, clock, log)
-}
-
-// driverPart is a driver as a part that runs.
-func driverPart(d gateway.Driver, ways gateway.Ways) part {
-	return part{d.Name(), func(ctx context.Context) error { return d.Run(ctx, ways) }}
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/drivers/ble"
-	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
 )
 
@@ -15,16 +14,6 @@ import (
 type radio struct{ *ble.Driver }
 
 var _ control.Radio = radio{}
-
-// radioOf returns the Bluetooth among the drivers, nil if there is none.
-func radioOf(drivers []gateway.Driver) control.Radio {
-	for _, d := range drivers {
-		if b, ok := d.(*ble.Driver); ok {
-			return radio{b}
-		}
-	}
-	return nil
-}
 
 // lookFor is how long a device that was not heard lately is looked for.
 const lookFor = 5 * time.Second

@@ -158,6 +158,9 @@ func (r *reloader) tell(next *config, changed []differing) (renewed bool, err er
 	g.broker.SetRules(rulesOf(next))
 	g.broker.SetMayListen(listeningOf(next))
 	reproven := r.tellLeaves(next)
+	if err := g.fleet.follow(next); err != nil { // it was checked, so that it cannot be
+		g.log.Error("drivers are as they were", "error", err)
+	}
 	if own := next.Hub.Own.DeviceID; own != "" {
 		r.keys.Put(own, next.ownKey)
 	}

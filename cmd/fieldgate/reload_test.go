@@ -3,9 +3,11 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,7 +86,7 @@ func TestHangUpTakesOverTheConfiguration(t *testing.T) {
 func TestEveryLiveTableIsTakenOver(t *testing.T) {
 	known := map[string]bool{
 		"hub": true, "uplink": true, "broker": true, "twin": true, "upload": true, "path": true, "lane": true, "log": true,
-		"leaf": true, "map": true, "module": true,
+		"leaf": true, "map": true, "module": true, "serial": true, "ble": true,
 	}
 	eachKey(configShape(), func(k *key) {
 		table, _, _ := strings.Cut(strings.TrimSuffix(k.path, "[]"), ".")
@@ -93,6 +95,52 @@ func TestEveryLiveTableIsTakenOver(t *testing.T) {
 			t.Errorf("%s is marked %s, but reload.go tells nobody", k.path, k.change())
 		}
 	})
+}
+
+// Ports and devices come, change and go with the configuration while the gateway runs.
+func TestDriversFollowTheConfiguration(t *testing.T) {
+	file := folder(t, exampleText(t))
+	d := start(t, file)
+	d.logged("ready", "", "")
+	run := d.operator(file)
+	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
+	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	drivers := func() (names []string) {
+		var s struct{ Drivers []struct{ Name string } }
+		if err := json.Unmarshal([]byte(run(exitOK, "status", "--output", "json")), &s); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range s.Drivers {
+			names = append(names, x.Name)
+		}
+		return names
+	}
+	before := drivers()
+	const port, advert = "[[serial]]\nport = \"usb:NONE-SUCH\"\nleaf = \"node-7\"\nbaud = 9600\n", "[[ble.advert]]\naddress = \"A4:C1:38:00:00:77\"\nleaf = \"node-7\"\n"
+	for _, step := range []struct {
+		text string
+		more []string
+	}{
+		{port, []string{"serial:usb:NONE-SUCH"}},
+		{strings.Replace(port, "9600", "1200", 1) + advert, []string{"serial:usb:NONE-SUCH"}},
+		{strings.Replace(port, "NONE", "ANY", 1), []string{"serial:usb:ANY-SUCH"}},
+		{"", nil},
+	} {
+		if err := os.WriteFile(extra, []byte(step.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(exitOK, "config", "apply")
+		want := append(slices.Clone(before), step.more...)
+		got := drivers()
+		if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+			t.Errorf("with %q drivers are %q, want %q", step.text, got, want)
+		}
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d:\n%s", code, strings.Join(d.log.lines(), ""))
+	}
 }
 
 // What a file of leaf.d brought comes back with it, and goes with it.
@@ -128,21 +176,21 @@ func TestRollBackOfLeafD(t *testing.T) {
 		t.Error("the file is there still")
 	}
 
-	// A port in such a file needs a restart, to come and to come back.
+	// So does a port in such a file.
 	port := "[[serial]]\nport = \"/dev/serial/by-id/usb-x\"\nleaf = \"pump-1\"\n"
 	if err := os.WriteFile(extra, []byte(port), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(exitForbidden, "config", "apply")
-	run(exitOK, "config", "apply", "--restart")
+	run(exitOK, "config", "apply")
 	if err := os.Remove(extra); err != nil {
 		t.Fatal(err)
 	}
-	run(exitOK, "config", "apply", "--restart")
-	if out := run(exitForbidden, "config", "rollback"); !strings.Contains(out, "serial") {
-		t.Errorf("says\n%s", out)
+	run(exitOK, "config", "apply")
+	run(exitOK, "config", "rollback")
+	if out := run(exitOK, "status"); !strings.Contains(out, "usb-x") {
+		t.Errorf("the port has not come back:\n%s", out)
 	}
-	if out := run(exitOK, "config", "history"); strings.Count(out, "kept") != 7 {
+	if out := run(exitOK, "config", "history"); strings.Count(out, "kept") != 8 {
 		t.Errorf("history\n%s", out)
 	}
 	if code := d.end(); code != exitOK {

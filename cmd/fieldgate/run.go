@@ -197,8 +197,7 @@ type assembly struct {
 	fileHub upload.Hub
 	roster  *roster
 	broker  *broker.Broker
-	drivers []gateway.Driver
-	ways    gateway.Ways // for the drivers
+	fleet   *fleet
 	memory  *memory
 	board   *board.Board
 	window  *pairing.Window
@@ -279,12 +278,12 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	}
 	g.roster.broker = g.broker
 	seen := new(sightings)
-	g.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
-	if g.drivers, err = newDrivers(cfg, clock, log); err != nil {
+	if g.fleet, err = newFleet(cfg, clock, log); err != nil {
 		return nil, err
 	}
-	local.down, local.twins, local.proofs, local.seen = g.down, g.twins, proofs, seen
-	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.peers
+	g.fleet.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
+	local.fleet, local.down, local.twins, local.proofs, local.seen = g.fleet, g.down, g.twins, proofs, seen
+	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.fleet.answering
 	if g.updates, err = newFetcher(cfg, clock, log.With("part", "update")); err != nil {
 		return nil, err
 	}
@@ -295,7 +294,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
 		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
-		Radio:     radioOf(g.drivers),
+		Radio:     g.fleet.radio,
 		Topics:    &topics{broker: g.broker, roster: g.roster},
 		RoundTrip: g.roundTrip, ProbeStore: func() error { return probeStore(queue) }, Records: events.lines.Records, Message: g.trace.Find,
 		Devices: local, Window: g.window, Invite: g.invite, Authority: authority, ReloadCertificates: g.broker.ReloadCertificates,
@@ -333,17 +332,6 @@ func (g *assembly) nothingLeft(queue *store.Store) bool {
 		left += lane.Messages
 	}
 	return left == 0
-}
-
-// peers returns who answers behind drivers.
-func (g *assembly) peers() map[string]bool {
-	up := make(map[string]bool)
-	for _, d := range g.drivers {
-		for _, p := range d.State().Peers {
-			up[p.Leaf] = up[p.Leaf] || p.Up
-		}
-	}
-	return up
 }
 
 // certificates says of each certificate when it expires: of listeners by their
@@ -419,10 +407,7 @@ func (g *assembly) collector() *collector {
 		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
-		board: g.board.State, admitted: g.roster.count, updates: g.updates.state,
-	}
-	for _, d := range g.drivers {
-		c.drivers = append(c.drivers, d.State)
+		board: g.board.State, admitted: g.roster.count, drivers: g.fleet.states, updates: g.updates.state,
 	}
 	return c
 }
@@ -434,13 +419,11 @@ func (g *assembly) collector() *collector {
 func (g *assembly) stages(goodTime string, changes *applier, hup <-chan os.Signal) [][]part {
 	doors := []part{
 		{"broker", g.broker.Run},
+		{"drivers", g.fleet.Run},
 		{"ready", g.sayReady},
 		{"configuration", func(ctx context.Context) error { return changes.watch(ctx, g.reload, hup) }},
 		{"announce", g.announce},
 		{"clock", func(ctx context.Context) error { return noteGoodTime(ctx, g.clock, goodTime, g.log) }},
-	}
-	for _, d := range g.drivers {
-		doors = append(doors, driverPart(d, g.ways))
 	}
 	if g.cfg.Metrics.Address != "" {
 		doors = append(doors, part{"metrics", func(ctx context.Context) error {

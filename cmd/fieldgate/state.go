@@ -2,6 +2,7 @@ package main
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/fieldgate/fieldgate/board"
@@ -181,10 +182,8 @@ type peerState struct {
 // state takes a snapshot of all parts.
 func (c *collector) state() state {
 	now, path, broker, link := c.clock(), c.path(), c.broker(), c.uplink()
-	drivers := make([]gateway.DriverState, len(c.drivers))
-	for i, d := range c.drivers {
-		drivers[i] = d()
-	}
+	drivers, gone := c.drivers()
+	counted := slices.Concat(drivers, gone)
 	s := state{
 		Name: c.name, Build: c.build, Now: now.Wall.UTC(), Clock: now.Quality.String(), Started: c.started.UTC(),
 		Uplink: uplinkStateOf(c.hub, link),
@@ -196,7 +195,7 @@ func (c *collector) state() state {
 		},
 		Machine: machineOf(c.dataDir),
 		Drivers: driverStatesOf(drivers), Board: boardStateOf(c.board()),
-		Ways: waysOf(broker, drivers), Down: downStateOf(broker, drivers, c.twins()), Files: filesStateOf(broker, c.files()),
+		Ways: waysOf(broker, counted), Down: downStateOf(broker, counted, c.twins()), Files: filesStateOf(broker, c.files()),
 		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(), Update: c.updates(),
 	}
 	for _, way := range s.Ways {

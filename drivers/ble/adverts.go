@@ -32,13 +32,13 @@ type adverts struct {
 	offer func(*gateway.Message)
 	tally *tally
 
-	wake    chan struct{}   // to run: something waits, or is due earlier
-	devices map[string]bool // addresses of devices that are leaves without advertising anything
+	wake chan struct{} // to run: something waits, or is due earlier
 
 	mu sync.Mutex
-	// guarded by mu:
-	by   map[string]*advertiser // by address, upper case
-	seen time.Time              // when anything was heard last
+	// guarded by mu, by address in upper case:
+	by      map[string]*advertiser
+	devices map[string]bool // that are leaves without advertising anything
+	seen    time.Time       // when anything was heard last
 }
 
 // advertiser is what is known of one that is a leaf.
@@ -68,16 +68,76 @@ type stream struct {
 func newAdverts(list []AdvertConfig, clock gateway.Clock, offer func(*gateway.Message), t *tally) *adverts {
 	a := &adverts{clock: clock, offer: offer, tally: t, wake: make(chan struct{}, 1), by: make(map[string]*advertiser), devices: make(map[string]bool)}
 	for _, c := range list {
-		a.by[strings.ToUpper(c.Address)] = &advertiser{AdvertConfig: c, address: parseAddress(c.Address), streams: make(map[string]*stream)}
+		_ = a.add(c, nil) // there are no notes to fail
 	}
 	return a
+}
+
+// add makes an advertiser a leaf; notes of nil are recalled later.
+func (a *adverts) add(c AdvertConfig, notes gateway.Notes) error {
+	address := strings.ToUpper(c.Address)
+	x := &advertiser{AdvertConfig: c, address: parseAddress(c.Address), streams: make(map[string]*stream)}
+	if notes != nil {
+		value, err := notes.Note(counterNote, address)
+		if err != nil {
+			return fmt.Errorf("cannot read the counter of an encrypting advertiser: %w", err)
+		}
+		x.recall(value)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.by[address] = x
+	return nil
+}
+
+// remove forgets an advertiser, and says whose it was. What is kept of it goes to notes.
+func (a *adverts) remove(address string, notes gateway.Notes) (leaf string, known bool) {
+	address = strings.ToUpper(address)
+	if notes != nil {
+		a.keep(notes)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	x, known := a.by[address]
+	if !known {
+		return "", false
+	}
+	delete(a.by, address)
+	return x.Leaf, true
+}
+
+// expect says that a device is a leaf, or none any more, whatever it advertises.
+func (a *adverts) expect(address string, leaf bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if address = strings.ToUpper(address); leaf {
+		a.devices[address] = true
+	} else {
+		delete(a.devices, address)
+	}
+}
+
+// count is how many advertisers are leaves.
+func (a *adverts) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.by)
+}
+
+// recall takes over what was noted, nothing for nil.
+func (x *advertiser) recall(note []byte) {
+	if len(note) == 4 {
+		x.counter = new(binary.BigEndian.Uint32(note))
+	}
 }
 
 // recall reads the counters of the last run.
 func (a *adverts) recall(notes gateway.Notes) error {
 	return notes.EachNote(counterNote, func(address string, value []byte) error {
-		if x := a.by[address]; x != nil && len(value) == 4 {
-			x.counter = new(binary.BigEndian.Uint32(value))
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if x := a.by[address]; x != nil {
+			x.recall(value)
 		}
 		return nil
 	})
@@ -114,8 +174,9 @@ func (a *adverts) hear(s bluez.Sighting) {
 	a.seen = time.Now()
 	x := a.by[s.Device.Address]
 	if x == nil {
+		device := a.devices[s.Device.Address]
 		a.mu.Unlock()
-		if a.devices[s.Device.Address] {
+		if device {
 			return
 		}
 		a.tally.stranger(&s.Device, guess(&s))

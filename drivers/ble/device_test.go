@@ -587,7 +587,7 @@ func (c callsAtOnce) Attend(leaf string, way gateway.Reach, wants gateway.Intere
 func TestACommandAtALostMoment(t *testing.T) {
 	d := &Driver{log: slog.New(slog.DiscardHandler), tally: newTally("ble", []string{"valve-1"}, slog.New(slog.DiscardHandler))}
 	p := newPeripheral(DeviceConfig{Peer: Peer{Leaf: "valve-1"}, Characteristics: []CharacteristicConfig{{UUID: "2A6E", Command: "position"}}}, d)
-	d.byLeaf = map[string]*peripheral{"valve-1": p}
+	d.peripherals = []*peripheral{p}
 	lost, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {

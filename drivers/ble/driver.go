@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,24 +43,26 @@ var ErrNoDaemon = errors.New("bluetoothd does not run")
 
 // Driver serves one adapter. It implements gateway.Driver and gateway.Reach.
 type Driver struct {
-	cfg         Config
-	clock       gateway.Clock
-	log         *slog.Logger
-	tally       *tally
-	queue       *handover.Queue // from Run on
-	adverts     *adverts
-	slots       *slots
-	doctor      doctor
-	peripherals []*peripheral
-	byLeaf      map[string]*peripheral
-	bus         string        // address of the bus, "" for the system's
-	rescan      time.Duration // see there
+	cfg     Config
+	clock   gateway.Clock
+	log     *slog.Logger
+	tally   *tally
+	queue   *handover.Queue // from Run on
+	adverts *adverts
+	slots   *slots
+	doctor  doctor
+	bus     string        // address of the bus, "" for the system's
+	rescan  time.Duration // see there
+
+	changing sync.Mutex // held while devices come and go
 
 	mu sync.Mutex
 	// guarded by mu:
-	session  *session // nil: no adapter
-	ceremony *ceremony
-	active   bool // the driver's own scan is an active one
+	peripherals []*peripheral
+	running     *run     // nil: it does not run
+	session     *session // nil: no adapter
+	ceremony    *ceremony
+	active      bool // the driver's own scan is an active one
 }
 
 // session is one life of an adapter.
@@ -69,6 +70,8 @@ type session struct {
 	*Driver
 	client  *bluez.Client
 	adapter bluez.Adapter
+	visits  sync.WaitGroup // of devices; nobody begins one when the session is not the driver's
+	ctx     context.Context
 }
 
 // New makes a driver. It does not touch the adapter. Errors are of type
@@ -82,43 +85,26 @@ func New(cfg Config, clock gateway.Clock, log *slog.Logger) (*Driver, error) {
 		name += ":" + cfg.Adapter
 	}
 	log = log.With("driver", name)
-	d := &Driver{cfg: cfg, clock: clock, log: log, slots: newSlots(cfg.Connections), rescan: rescan, byLeaf: make(map[string]*peripheral)}
-	var leaves []string
-	for i := range cfg.Adverts {
-		if err := cfg.Adverts[i].Validate(); err != nil {
-			return nil, err
-		}
-		leaves = append(leaves, cfg.Adverts[i].Leaf)
-	}
-	for i := range cfg.Devices {
-		if err := cfg.Devices[i].Validate(); err != nil {
-			return nil, err
-		}
-		leaves = append(leaves, cfg.Devices[i].Leaf)
-	}
-	for i := range cfg.Nodes {
-		if err := cfg.Nodes[i].Validate(); err != nil {
-			return nil, err
-		}
-		leaves = append(leaves, cfg.Nodes[i].Leaf)
-	}
-	d.tally = newTally(name, leaves, log)
-	d.adverts = newAdverts(cfg.Adverts, clock, d.offer, d.tally)
+	d := &Driver{cfg: cfg, clock: clock, log: log, slots: newSlots(cfg.Connections), rescan: rescan}
+	d.tally = newTally(name, nil, log)
+	d.adverts = newAdverts(nil, clock, d.offer, d.tally)
 	d.doctor = doctor{sysfs: "/sys"}
+	for _, c := range cfg.Adverts {
+		if err := d.AddAdvert(c); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range cfg.Devices {
-		d.add(newPeripheral(c, d))
+		if err := d.AddDevice(c); err != nil {
+			return nil, err
+		}
 	}
 	for _, c := range cfg.Nodes {
-		d.add(newNode(c, d))
+		if err := d.AddNode(c); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
-}
-
-// add adds a device that is connected.
-func (d *Driver) add(p *peripheral) {
-	d.peripherals = append(d.peripherals, p)
-	d.byLeaf[p.Leaf] = p
-	d.adverts.devices[strings.ToUpper(p.Address)] = true
 }
 
 // Name identifies the driver by its adapter, "ble" or "ble:hci1".
@@ -127,7 +113,7 @@ func (d *Driver) Name() string { return d.tally.snapshot().Name }
 // State is a snapshot for status and metrics. Safe for concurrent use.
 func (d *Driver) State() gateway.DriverState {
 	s := d.tally.snapshot()
-	for _, p := range d.peripherals {
+	for _, p := range d.devices() {
 		p.fill(&s)
 	}
 	for _, p := range s.Peers {
@@ -148,17 +134,10 @@ func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
 	d.queue = handover.New(d.cfg.MaxWaiting, ways.Up, d.tally)
 	parts.Go(func() { d.queue.Run(ctx) })
 	parts.Go(func() { d.adverts.run(ctx, ways.Notes) })
-	for _, p := range d.peripherals {
-		p.attendance, p.twins = ways.Attendance, ways.Twins
-		p.attend(gateway.Asleep)
-	}
-	silence := d.speak(ctx, ways)
+	d.beginAll(ctx, &ways)
 	d.live(ctx)
-	silence()
+	d.endAll()
 	parts.Wait()
-	for _, p := range d.peripherals {
-		p.leave()
-	}
 	return nil
 }
 
@@ -246,18 +225,9 @@ func (s *session) serve(ctx context.Context) {
 	if err := s.client.ServeAgent(ctx, agent{s.Driver}); err != nil && ctx.Err() == nil {
 		s.log.Warn("devices cannot be paired", "err", err)
 	}
-	s.setSession(s)
-	for _, p := range s.peripherals {
-		parts.Go(func() { p.run(ctx, s) })
-	}
+	s.open(ctx)
 	s.scan(ctx)
 	cancel()
+	s.close()
 	parts.Wait()
-	s.setSession(nil)
-}
-
-func (d *Driver) setSession(s *session) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.session = s
 }

@@ -47,6 +47,12 @@ type peripheral struct {
 	values     []*value
 	protocol   Protocol // that it speaks; nil: it has values
 
+	here     context.Context // ends when it is a leaf no more, or the driver ends; from arrive on
+	leaving  func()          // ends it
+	visits   sync.WaitGroup
+	silent   chan struct{} // closed when the protocol is to end
+	speaking sync.WaitGroup
+
 	mu   sync.Mutex
 	link *link // guarded by mu; nil: not connected
 }

@@ -146,7 +146,7 @@ func (s *session) watch(ctx context.Context, ended <-chan struct{}, passive erro
 		}
 		s.show(passive)
 		// A connection is alive as long as the controller does not say otherwise.
-		if s.cfg.Heartbeat == 0 || len(s.cfg.Adverts)+len(s.cfg.Devices) == 0 || s.slots.taken() > 0 {
+		if s.cfg.Heartbeat == 0 || !s.hearsLeaves() || s.slots.taken() > 0 {
 			began = time.Now()
 			continue
 		}

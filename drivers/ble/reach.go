@@ -30,7 +30,7 @@ type delivery struct {
 
 // Command is described at gateway.DownHandler.
 func (d *Driver) Command(c *gateway.Command, answer func(gateway.Verdict)) {
-	p := d.byLeaf[c.Leaf]
+	p := d.device(c.Leaf)
 	if p == nil {
 		answer(gateway.Undelivered)
 		return
@@ -165,7 +165,7 @@ func (d *Driver) Call(ctx context.Context, c *gateway.Call) (*gateway.Reply, err
 }
 
 func (d *Driver) call(ctx context.Context, c *gateway.Call) (*gateway.Reply, error) {
-	p := d.byLeaf[c.Leaf]
+	p := d.device(c.Leaf)
 	if p == nil {
 		return nil, gateway.ErrAbsent
 	}
@@ -231,7 +231,7 @@ func answerWith(status int, body any) *gateway.Reply {
 // Desired is described at gateway.DownHandler. What does not fit is told again when the
 // device is connected the next time.
 func (d *Driver) Desired(leaf string, patch []byte, version int64, heard func()) {
-	p := d.byLeaf[leaf]
+	p := d.device(leaf)
 	if p == nil {
 		return
 	}

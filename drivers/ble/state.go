@@ -54,25 +54,60 @@ type tally struct {
 	mu sync.Mutex
 	// guarded by mu:
 	s         gateway.DriverState
-	peers     map[string]int // place in s.Peers by leaf
+	peers     map[string]*peer // by leaf
 	held      bool
 	strangers map[string]*gateway.Stranger
 	last      string // text of the last error logged, to log a repeating one once
 }
 
 func newTally(name string, leaves []string, log *slog.Logger) *tally {
-	t := &tally{log: log, peers: make(map[string]int), strangers: make(map[string]*gateway.Stranger)}
+	t := &tally{log: log, peers: make(map[string]*peer), strangers: make(map[string]*gateway.Stranger)}
 	t.s = gateway.DriverState{
 		Name: name, Kind: "ble", Logins: make(map[string]int64), Discarded: make(map[string]int64),
 		Commands: make(map[string]int64), Calls: make(map[string]int64), Counts: make(map[string]int64),
 	}
 	for _, leaf := range leaves {
-		if _, there := t.peers[leaf]; !there {
-			t.peers[leaf] = len(t.s.Peers)
-			t.s.Peers = append(t.s.Peers, gateway.PeerState{Leaf: leaf})
-		}
+		t.addPeer(leaf)
 	}
 	return t
+}
+
+// addPeer adds a leaf. One may be there twice: it advertises, and is connected.
+func (t *tally) addPeer(leaf string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.peers[leaf]
+	if x == nil {
+		x = new(peer)
+		t.peers[leaf] = x
+		x.place = len(t.s.Peers)
+		t.s.Peers = append(t.s.Peers, gateway.PeerState{Leaf: leaf})
+	}
+	x.times++
+}
+
+// removePeer removes it, if it is not there once more.
+func (t *tally) removePeer(leaf string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.peers[leaf]
+	if x == nil {
+		return
+	}
+	if x.times--; x.times > 0 {
+		return
+	}
+	delete(t.peers, leaf)
+	t.s.Peers = slices.Delete(t.s.Peers, x.place, x.place+1)
+	for i := range t.s.Peers[x.place:] {
+		t.peers[t.s.Peers[x.place+i].Leaf].place--
+	}
+}
+
+// peer is a leaf in the state.
+type peer struct {
+	place int // in Peers
+	times int // that it was added
 }
 
 func (t *tally) snapshot() gateway.DriverState {
@@ -133,7 +168,12 @@ func (t *tally) down(err error) {
 // peer notes whether a leaf answers; why is "" when it does.
 func (t *tally) peer(leaf, why string) {
 	t.mu.Lock()
-	p := &t.s.Peers[t.peers[leaf]]
+	x := t.peers[leaf]
+	if x == nil { // a word too late: it is removed
+		t.mu.Unlock()
+		return
+	}
+	p := &t.s.Peers[x.place]
 	news := p.Up != (why == "") || p.Since.IsZero()
 	if news {
 		p.Up, p.Since = why == "", time.Now()

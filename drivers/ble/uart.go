@@ -53,26 +53,6 @@ func newNode(c NodeConfig, d *Driver) *peripheral {
 	return &peripheral{DeviceConfig: DeviceConfig{Peer: c.Peer, Format: c.Format}, driver: d, protocol: c.Protocol, stays: true}
 }
 
-// speak joins all protocols to the gateway. The function returned ends that, when no
-// connection is served any more and ctx has ended.
-func (d *Driver) speak(ctx context.Context, ways gateway.Ways) (silence func()) {
-	over := make(chan struct{})
-	var running, ready sync.WaitGroup
-	for _, p := range d.peripherals {
-		if p.protocol == nil {
-			continue
-		}
-		theirs := ways
-		theirs.Up = p.marked(ways.Up)
-		ready.Add(1)
-		running.Go(func() {
-			p.protocol.Run(ctx, theirs, func(context.Context) { ready.Done(); <-over })
-		})
-	}
-	ready.Wait()
-	return func() { close(over); running.Wait() }
-}
-
 // marked is the way up for messages of a device, which say what it has not proven.
 func (p *peripheral) marked(up gateway.Handler) gateway.Handler {
 	if p.mark() == "" {
@@ -101,21 +81,7 @@ func (p *peripheral) fill(s *gateway.DriverState) {
 	}
 	var x gateway.DriverState
 	p.protocol.Fill(&x)
-	for _, m := range []struct{ to, from map[string]int64 }{
-		{s.Logins, x.Logins},
-		{s.Discarded, x.Discarded},
-		{s.Commands, x.Commands},
-		{s.Calls, x.Calls},
-		{s.Counts, x.Counts},
-	} {
-		for what, n := range m.from {
-			m.to[what] += n
-		}
-	}
-	for lane, n := range x.Taken {
-		s.Taken[lane] += n
-	}
-	s.Desired += x.Desired
+	s.Count(&x)
 	for i := range s.Peers {
 		peer := &s.Peers[i]
 		if peer.Leaf != p.Leaf || !peer.Up || len(x.Peers) == 0 || x.Peers[0].Up {

@@ -32,14 +32,14 @@ type Admission struct {
 	Peer *RadioPeer `json:"peer,omitempty"`
 }
 
-// SerialLine is a serial port that becomes a leaf's own when the gateway starts again.
+// SerialLine is a serial port that becomes a leaf's own.
 type SerialLine struct {
 	Port   string `json:"port"` // as in a table [[serial]], and so are the others
 	Baud   int    `json:"baud"`
 	Format string `json:"format"`
 }
 
-// RadioPeer is a Bluetooth device that becomes a leaf when the gateway starts again.
+// RadioPeer is a Bluetooth device that becomes a leaf.
 type RadioPeer struct {
 	Address string `json:"address"`
 	Pairing string `json:"pairing,omitempty"` // as in a table [[ble.device]]; "": it is not paired, and only advertises

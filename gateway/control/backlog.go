@@ -161,7 +161,6 @@ func (s *Server) look(serve http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-
 // waiting writes one message after the other: all of them need not fit in memory.
 func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()

@@ -102,11 +102,15 @@ const (
 
 // radio returns the way to Bluetooth devices; it answers if there is none.
 func (s *Server) radio(w http.ResponseWriter) (Radio, bool) {
-	if s.Radio == nil {
+	var radio Radio
+	if s.Radio != nil {
+		radio = s.Radio()
+	}
+	if radio == nil {
 		refuse(w, http.StatusServiceUnavailable, "no Bluetooth is configured: write a table [ble]")
 		return nil, false
 	}
-	return s.Radio, true
+	return radio, true
 }
 
 // statusOf is the status of an error.

@@ -31,7 +31,7 @@ func (a air) Forget(context.Context, string) error {
 func serveAir(t *testing.T, pair func(context.Context, Ceremony) error) *Client {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
-	s := New(Config{Socket: socket}, Parts{State: func() any { return 7 }, Radio: air{pair}, Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{Socket: socket}, Parts{State: func() any { return 7 }, Radio: func() Radio { return air{pair} }, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx) }()
@@ -169,7 +169,7 @@ func TestRadioRefusals(t *testing.T) {
 	} {
 		p := Parts{Log: slog.New(slog.DiscardHandler)}
 		if !x.none {
-			p.Radio = air{}
+			p.Radio = func() Radio { return air{} }
 		}
 		r := httptest.NewRequest(x.method, x.path, strings.NewReader(x.body))
 		r = r.WithContext(context.WithValue(r.Context(), accessKey{}, peer{x.as, "user 1000"}))

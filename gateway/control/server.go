@@ -66,7 +66,7 @@ type Parts struct {
 	Devices Devices
 	// Configuration is nil where it cannot be changed.
 	Configuration Configuration
-	Radio         Radio // nil: no Bluetooth is configured
+	Radio         func() Radio // of nil: no Bluetooth is configured
 	Topics        Topics
 	// RoundTrip reads a twin from the hub, not the copy kept here, and says whose.
 	// Errors are those of gateway.HubTwins.
@@ -119,12 +119,12 @@ func (s *Server) Run(ctx context.Context) error {
 	s.Log.Info("listening", "for", "control", "socket", s.cfg.Socket)
 	l = &doorkeeper{Listener: l, inside: make(map[string]int)}
 	server := &http.Server{
-		Handler:           s.handler(),
-		ConnContext:       withAccess,
-		ReadTimeout:       patience, // also of the header, from the moment in which the caller was let in
-		WriteTimeout:      patience,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		Handler:        s.handler(),
+		ConnContext:    withAccess,
+		ReadTimeout:    patience, // also of the header, from the moment in which the caller was let in
+		WriteTimeout:   patience,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -127,7 +127,7 @@ func fileSystemLine(dir string) string {
 func (s *Site) leafText() string {
 	var b strings.Builder
 	for _, d := range s.plan.Leaves {
-		if d.Kind == Gateway {
+		if d.Kind == Gateway || d.New {
 			continue
 		}
 		fmt.Fprintf(&b, "[[leaf]]\nid = %q\nkey_file = %q\n", d.ID, s.secret(d, "key"))
@@ -161,6 +161,9 @@ func (s *Site) writeSecrets(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(hashers)
 	for _, d := range s.plan.Leaves {
+		if d.New {
+			continue
+		}
 		group.Go(func() error {
 			key, err := s.hub.key(d.ID)
 			if err != nil {

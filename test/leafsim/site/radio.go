@@ -88,6 +88,9 @@ func (s *Site) startRadio() (err error) {
 				{UUID: valvePosition, Flags: []string{"read", "write", "notify"}, Value: []byte{0}},
 			}}}
 		}
+		if d.New && d.Kind == Valve {
+			device.Pairing, device.Passkey = fakebluez.ShowsKey, NewPasskey
+		}
 		device.Name = d.ID
 		r.devices[d.ID] = r.BlueZ.Add(device)
 		r.sending.Go(func() { r.advertise(ctx, device, d.Kind) })
@@ -141,6 +144,9 @@ func (r *Radio) close() error {
 // radioText is the configuration of the leaves over BLE.
 func (s *Site) radioText(b *strings.Builder) {
 	for i, d := range s.plan.Leaves {
+		if d.New {
+			continue
+		}
 		switch d.Kind {
 		case BTHome:
 			fmt.Fprintf(b, "[[ble.advert]]\naddress = %q\nleaf = %q\nmin_interval = \"0s\"\n\n", addressOf(i), d.ID)

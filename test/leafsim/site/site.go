@@ -45,7 +45,13 @@ type Device struct {
 	Kind Kind
 	Auth string // how the gateway proves it to the hub; "" is its default
 	More string // further lines of its [[leaf]]
+	// New says that neither the gateway nor the hub knows it yet. A Valve that is new
+	// shows NewPasskey when it is paired.
+	New bool
 }
+
+// NewPasskey is what a new Valve shows.
+const NewPasskey = 123456
 
 // Plan describes a site.
 type Plan struct {
@@ -171,7 +177,9 @@ func (s *Site) startHub(ctx context.Context) error {
 		"--amqp-port", "0", "--mqtt-port", "0", "--https-port", "0",
 	}
 	for _, d := range s.plan.Leaves {
-		args = append(args, "--device", d.ID)
+		if !d.New {
+			args = append(args, "--device", d.ID)
+		}
 	}
 	var err error
 	if s.hubsim, err = Spawn(s.Log("hubsim"), nil, s.program("hubsim"), args...); err != nil {
