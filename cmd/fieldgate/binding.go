@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
 // binding makes a leaf of a device that is reached by a driver.
@@ -22,6 +26,40 @@ func (b *binding) flags(c *cobra.Command) {
 	c.Flags().StringVar(&b.auth, "auth", "", "how the leaf is proven to the hub: key or gateway; by default what is usual here")
 	c.Flags().StringVar(&b.keyFile, "hub-key-file", "", "its key at the hub is in `FILE`; - is standard input")
 }
+
+// within has do happen in a pairing window for the transport, in which the device at an
+// address is claimed as the leaf. One that is open is used; else one is opened, and closed
+// if do fails. After a wrong passkey it stays open, since these are counted in it.
+func (b *binding) within(ctx context.Context, std streams, what, transport, address string, length time.Duration, do func() error) error {
+	r := b.remote
+	r.list = pairHint
+	s, err := r.client().WindowState(ctx)
+	if err != nil {
+		return r.failed(what, err)
+	}
+	ours := !s.Open || s.Transport != transport
+	if ours {
+		w, err := r.client().OpenWindow(ctx, control.Opening{Seconds: min(length, pairing.MaxWindow).Seconds(), Auth: b.auth, Transport: transport})
+		if err != nil {
+			return r.failed(what, err)
+		}
+		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, w.Until.Format(time.RFC3339))
+	}
+	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf
+	err = r.failed(what, r.client().Claim(ctx, control.Claiming{Transport: transport, ID: b.leaf, Address: address}))
+	if err == nil {
+		err = do()
+	}
+	if f, is := errors.AsType[*failure](err); ours && err != nil && !(is && f.code == exitRejected) {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+		defer cancel()
+		_ = r.client().CloseWindow(last) // it may be closed, and closes by itself
+	}
+	return err
+}
+
+// closeWait is how long a command that has failed waits for its window to be closed.
+const closeWait = 5 * time.Second
 
 // bind has the daemon write the tables of the leaf, and serve it.
 func (b *binding) bind(ctx context.Context, std streams, what string, a control.Admission) error {

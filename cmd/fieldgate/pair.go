@@ -64,6 +64,14 @@ func (d *devices) knows(id string) bool {
 	return known
 }
 
+// at returns the port or the device that a leaf is bound to, "" for none.
+func (d *devices) at(id string) string {
+	for _, s := range d.fleet.of(id) {
+		return s.address
+	}
+	return ""
+}
+
 // pair admits a leaf that has paired, with a certificate or a password.
 func (d *devices) pair(a *identity.Authority, r pairing.Request, auth string) (pairing.Answer, error) {
 	n, out := newLeaf{id: r.ID, auth: auth}, pairing.Answer{ID: r.ID}
@@ -128,7 +136,10 @@ subscribes to $fieldgate/pair/response and publishes on $fieldgate/pair/request
 for a certificate, or {"id": "sensor-3", "password": true} for a password. Nobody else
 hears the answer. It gets one when it is approved: fieldgate device approve pump-7.
 
-Five wrong codes close the window. It exits with 9 if one is open already, or if wrong
+With --transport serial or ble there is no code: fieldgate pair serial, or pair ble, are
+used within the window then. They open one by themselves if none is open.
+
+Five wrong codes, or passkeys, close the window. It exits with 9 if one is open already, or if wrong
 codes were tried of late.`,
 		Example: "  fieldgate pair open --qr\n  fieldgate pair open --auto --for 5m",
 		Args:    cobra.NoArgs,
@@ -146,12 +157,18 @@ codes were tried of late.`,
 	c.Flags().BoolVar(&o.Auto, "auto", false, "approve whoever has the code")
 	c.Flags().StringVar(&o.Auth, "auth", "", "how the leaf is proven to the hub: key or gateway; by default what is usual here")
 	c.Flags().BoolVar(&qr, "qr", false, "show a QR code as well")
+	c.Flags().StringVar(&o.Transport, "transport", pairing.OverMQTT, fmt.Sprintf("over which `TRANSPORT` it may join, one of %v", control.Transports))
+	_ = c.RegisterFlagCompletionFunc("transport", cobra.FixedCompletions(control.Transports, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
 func printWindow(out io.Writer, r *remote, w *control.Opened, qr bool) error {
 	if !r.forPeople() {
 		return encode(out, r.output, w)
+	}
+	if w.Code == "" {
+		fmt.Fprintf(out, "until  %s\n", w.Until.Format(time.RFC3339))
+		return nil
 	}
 	fmt.Fprintf(out, "code   %s\nuntil  %s\n", w.Code, w.Until.Format(time.RFC3339))
 	if qr {
@@ -213,16 +230,23 @@ SHA-256 of its key to compare with what the leaf shows, and how the last window 
 func printWindowState(out io.Writer, s *pairing.WindowState, now time.Time) {
 	switch {
 	case s.Open:
-		fmt.Fprintf(out, "window  open for %s\nwrong   %d codes\n", short(s.Until.Sub(now)), s.Wrong)
+		fmt.Fprintf(out, "window  open for %s, over %s\nwrong   %d codes\n", short(s.Until.Sub(now)), s.Transport, s.Wrong)
 	case s.Retry.After(now):
 		fmt.Fprintf(out, "window  closed; wrong codes were tried, it can be opened again in %s\n", short(s.Retry.Sub(now)))
 	default:
 		fmt.Fprintln(out, "window  closed")
 	}
 	if s.Claim != "" {
-		fmt.Fprintf(out, "leaf    %s, %s\nkey     %s\n", s.Claim, s.State, orDash(s.Key))
+		fmt.Fprintf(out, "leaf    %s, %s\n", s.Claim, s.State)
 	}
-	if s.Claim != "" && s.State == pairing.Claimed {
+	switch {
+	case s.Claim == "":
+	case s.Address != "":
+		fmt.Fprintf(out, "at      %s\n", s.Address)
+	default:
+		fmt.Fprintf(out, "key     %s\n", orDash(s.Key))
+	}
+	if s.Claim != "" && s.Address == "" && s.State == pairing.Claimed {
 		fmt.Fprintf(out, "next    fieldgate device approve %s, or reject\n", s.Claim)
 	}
 	if s.Last != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/fieldgate/fieldgate/drivers/ble"
 	"github.com/fieldgate/fieldgate/drivers/serial/mqttsn"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
 // blePairing is how a leaf is bound to a Bluetooth device.
@@ -37,6 +38,10 @@ With --advertised the device is not paired: it is a sensor that cannot be connec
 known by nothing but its address. All that it says is marked as unproven, with
 fieldgate-trust = "advertised".
 
+It happens in a pairing window: one that is open with --transport ble, or one that the
+command opens and says so. A wrong passkey counts as a wrong code: the fifth closes the
+window. A name that belongs to a leaf is an alarm, and closes it as well.
+
 The tables are written into leaf.d, checked like all of the configuration, and count
 at once, with the hub or without; other leaves notice nothing. It exits with 6 if the passkey is wrong or the numbers
 differ, 7 if it took too long, 8 if the device is not heard, 9 if it can prove
@@ -59,7 +64,7 @@ nothing, or if the name belongs to a leaf.`,
 	return c
 }
 
-// pair is claim, proof, approval and binding in one: whoever types the name is the one
+// pair is window, claim, proof, approval and binding: whoever types the name is the one
 // who has seen the passkey.
 func (p *blePairing) pair(ctx context.Context, std streams) error {
 	const what = "cannot make a leaf of the device"
@@ -73,6 +78,11 @@ func (p *blePairing) pair(ctx context.Context, std streams) error {
 	if !p.advertised && p.peer.Format != mqttsn.Format && p.peer.Tables == "" {
 		return &failure{exitUsage, what, errors.New("it is not said what is to be done with its characteristics"), "write them into a file and name it with --characteristics, or say --format mqtt-sn: docs/ble.md"}
 	}
+	return p.within(ctx, std, what, pairing.OverBLE, p.peer.Address, pairing.DefaultWindow+lookFor, func() error { return p.prove(ctx, std, what) })
+}
+
+// prove is proof and binding.
+func (p *blePairing) prove(ctx context.Context, std streams, what string) error {
 	if !p.advertised {
 		p.peer.Pairing = ble.PairingPasskey
 		if p.pairing.JustWorks {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
 // usualSpeeds are tried one after the other, in bits per second: the most usual first.
@@ -40,6 +41,10 @@ that name: the port is its identity. Its tables are written into leaf.d, checked
 all of the configuration, and count at once, with the hub or without; other leaves
 notice nothing.
 
+With --as it happens in a pairing window: one that is open with --transport serial, or
+one that the command opens and says so. A name that belongs to a leaf is an alarm, and
+closes the window.
+
 Formats that it knows by listening are json, senml, nmea, text and mqtt-sn, at
 2400 to 230400 baud, 8N1. With --baud and --format it need not listen. Modbus slaves
 say nothing unasked: write their tables.
@@ -59,8 +64,8 @@ is heard, 8 if there is no such port, 9 if the port or the name belongs to a lea
 	return c
 }
 
-// pair is discovery, claim, approval and binding in one: whoever types the name stands
-// before the port.
+// pair is discovery, and with a name window, claim, approval and binding: whoever types the
+// name stands before the port.
 func (p *serialPairing) pair(ctx context.Context, std streams, name string) error {
 	const what = "cannot pair over the serial port"
 	line := control.SerialLine{Port: p.lasting(name), Baud: p.baud, Format: p.format}
@@ -72,20 +77,29 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 	if owner := p.owner(line.Port); owner != "" {
 		return &failure{exitForbidden, what, fmt.Errorf("%s belongs to %s", line.Port, owner), "remove that leaf first: fieldgate device remove " + owner}
 	}
-	if line.Baud == 0 || line.Format == "" {
-		if err := p.listen(ctx, std, &table, &line); err != nil {
-			return err
+	hear := func() error {
+		if line.Baud != 0 && line.Format != "" {
+			return nil
 		}
+		return p.listen(ctx, std, &table, &line)
 	}
 	if p.leaf == "" {
+		if err := hear(); err != nil {
+			return err
+		}
 		fmt.Fprintf(std.out, "next    fieldgate pair serial %s --as LEAF --baud %d --format %s\n", line.Port, line.Baud, line.Format)
 		return nil
 	}
-	if err := p.bind(ctx, std, what, control.Admission{Line: &line}); err != nil {
-		return err
-	}
-	fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
-	return nil
+	return p.within(ctx, std, what, pairing.OverSerial, line.Port, p.limit+pairing.DefaultWindow, func() error {
+		if err := hear(); err != nil {
+			return err
+		}
+		if err := p.bind(ctx, std, what, control.Admission{Line: &line}); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
+		return nil
+	})
 }
 
 // lasting returns the name of a port that stays, where it is called by the one of today.

@@ -269,7 +269,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	authority := openAuthority(cfg, log)
 	local := &devices{roster: g.roster, files: leafFiles{cfg.file, cfg.sealed}, changes: changes, recent: recent}
 	g.window = &pairing.Window{
-		Known: local.knows, Usable: local.files.usable, Log: log.With("part", "pairing"),
+		Known: local.knows, At: local.at, Usable: local.files.usable, Log: log.With("part", "pairing"),
 		Admit: func(r pairing.Request, auth string) (pairing.Answer, error) { return local.pair(authority, r, auth) },
 	}
 	parts.Window = g.window

@@ -1,10 +1,11 @@
 package control
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
+
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
 // Errors of Devices when leaves are admitted or changed, and of a Client.
@@ -26,7 +27,8 @@ type Admission struct {
 	// Password says that it logs in with a password, to be made up.
 	Password bool `json:"password,omitempty"`
 	// Line is the serial line that it speaks on, and then all that proves who it is;
-	// nil: it comes over the network.
+	// nil: it comes over the network. A line or a Peer takes a window in which it was
+	// claimed.
 	Line *SerialLine `json:"line,omitempty"`
 	// Peer is the Bluetooth device that it is; nil: it is none.
 	Peer *RadioPeer `json:"peer,omitempty"`
@@ -72,16 +74,23 @@ func (s *Server) addDevice(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &a) {
 		return
 	}
-	out, err := s.Devices.Admit(r.Context(), a)
+	var out Admitted
+	admit := func() (err error) {
+		out, err = s.Devices.Admit(r.Context(), a)
+		return err
+	}
+	var err error
+	switch {
+	case a.Line != nil:
+		err = s.Window.Bind(pairing.OverSerial, a.ID, a.Line.Port, admit)
+	case a.Peer != nil:
+		err = s.Window.Bind(pairing.OverBLE, a.ID, a.Peer.Address, admit)
+	default:
+		err = admit()
+	}
 	if err != nil {
-		refuseChange(w, err)
+		done(w, err)
 		return
-	}
-	if l := a.Line; l != nil {
-		s.Log.Info("new leaf bound to a serial port", "event", "pairing-bound", "transport", "serial", "leaf", a.ID, "port", l.Port, "format", l.Format, "baud", l.Baud)
-	}
-	if p := a.Peer; p != nil {
-		s.Log.Info("new leaf bound to a Bluetooth device", "event", "pairing-bound", "transport", "ble", "leaf", a.ID, "address", p.Address, "pairing", cmp.Or(p.Pairing, "none"))
 	}
 	s.Log.Info("operator added a leaf", "event", "leaf-added", "leaf", a.ID)
 	answer(w, out)

@@ -1,9 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway/pairing"
@@ -20,15 +22,23 @@ type Authority interface {
 
 // Opening is a pairing window that is to be opened.
 type Opening struct {
-	Seconds float64 `json:"seconds,omitempty"` // 0 is what is usual
-	Auto    bool    `json:"auto,omitempty"`    // whoever has the code is approved at once
-	Auth    string  `json:"auth,omitempty"`    // how the leaf is proven to the hub
+	Seconds   float64 `json:"seconds,omitempty"`   // 0 is what is usual
+	Auto      bool    `json:"auto,omitempty"`      // whoever has the code is approved at once
+	Auth      string  `json:"auth,omitempty"`      // how the leaf is proven to the hub
+	Transport string  `json:"transport,omitempty"` // "" is MQTT
+}
+
+// Claiming says which leaf the device at an address is to be.
+type Claiming struct {
+	Transport string `json:"transport"`
+	ID        string `json:"id"`
+	Address   string `json:"address"`
 }
 
 // Opened is one that is open. It prints as "redacted".
 type Opened struct {
-	Code    string    `json:"code"`
-	Payload string    `json:"payload"` // of a QR code: where, to whom, and the code
+	Code    string    `json:"code,omitempty"`    // over MQTT
+	Payload string    `json:"payload,omitempty"` // of a QR code: where, to whom, and the code
 	Until   time.Time `json:"until"`
 }
 
@@ -52,12 +62,33 @@ func (s *Server) openWindow(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "a window is open for at most %v", pairing.MaxWindow)
 		return
 	}
-	code, until, err := s.Window.Open(pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth})
+	transport := cmp.Or(o.Transport, pairing.OverMQTT)
+	if !slices.Contains(Transports, transport) {
+		refuse(w, http.StatusBadRequest, "there is no transport %q: write one of %v", transport, Transports)
+		return
+	}
+	code, until, err := s.Window.Open(pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth, Transport: transport})
 	if err != nil {
 		refuse(w, http.StatusConflict, "%v", err)
 		return
 	}
+	if transport != pairing.OverMQTT {
+		answer(w, Opened{Until: until.UTC()})
+		return
+	}
 	answer(w, Opened{code.Text(), s.Invite(code), until.UTC()})
+}
+
+// Transports are those over which a leaf can pair.
+var Transports = []string{pairing.OverMQTT, pairing.OverSerial, pairing.OverBLE}
+
+func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
+	var c Claiming
+	if !read(w, r, &c) {
+		return
+	}
+	p, _ := r.Context().Value(accessKey{}).(peer)
+	done(w, s.Window.Claim(c.Transport, c.ID, c.Address, p.who))
 }
 
 func (s *Server) closeWindow(w http.ResponseWriter, _ *http.Request) { done(w, s.Window.Close()) }
@@ -88,7 +119,7 @@ func done(w http.ResponseWriter, err error) {
 		answer(w, Result{Count: 1})
 	case errors.Is(err, pairing.ErrNoClaim):
 		refuse(w, http.StatusNotFound, "%v", err)
-	case errors.Is(err, pairing.ErrWindow):
+	case errors.Is(err, pairing.ErrWindow), errors.Is(err, pairing.ErrKnown):
 		refuse(w, http.StatusConflict, "%v", err)
 	default:
 		refuseChange(w, err)
@@ -131,6 +162,11 @@ func (s *Server) reloadCertificates(w http.ResponseWriter, _ *http.Request) {
 func (c *Client) OpenWindow(ctx context.Context, o Opening) (out Opened, err error) {
 	err = c.change(ctx, http.MethodPost, "/v1/pairing", o, &out)
 	return out, err
+}
+
+// Claim says which leaf a device is to be, in a window that is open for its transport.
+func (c *Client) Claim(ctx context.Context, x Claiming) error {
+	return c.change(ctx, http.MethodPost, "/v1/pairing/claim", x, new(Result))
 }
 
 // CloseWindow closes it.

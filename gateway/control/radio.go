@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/fieldgate/fieldgate/gateway/pairing"
 )
 
 // Radio reaches Bluetooth devices for an operator, whether they are leaves or not.
@@ -181,6 +183,9 @@ func (s *Server) pairRadio(w http.ResponseWriter, r *http.Request) {
 	last := Step{Over: true}
 	if err != nil {
 		last.Error, last.Status = err.Error(), statusOf(err)
+	}
+	if last.Status == http.StatusUnauthorized && s.Window != nil {
+		s.Window.Wrong(pairing.OverBLE, p.Address)
 	}
 	say(last)
 }

@@ -1,6 +1,7 @@
 package pairing
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -37,11 +38,19 @@ var (
 	ErrRejected = errors.New("the operator has rejected it")
 )
 
+// Transports: over which of them a leaf may join in a window.
+const (
+	OverMQTT   = "mqtt"
+	OverSerial = "serial" // its port is what it is known by
+	OverBLE    = "ble"    // its address, and its bond where there is one
+)
+
 // Options are how a window is opened.
 type Options struct {
-	For  time.Duration // 0 is DefaultWindow
-	Auto bool          // whoever has the code is approved at once
-	Auth string        // how the leaf is proven to the hub, as in the configuration; "" is what is usual
+	For       time.Duration // 0 is DefaultWindow
+	Transport string        // "" is OverMQTT
+	Auto      bool          // whoever has the code is approved at once
+	Auth      string        // how the leaf is proven to the hub, as in the configuration; "" is what is usual
 }
 
 // Answer is what a leaf gets that has paired: a certificate with those above it, in
@@ -60,13 +69,15 @@ const (
 
 // WindowState is a snapshot.
 type WindowState struct {
-	Open  bool      `json:"open"`
-	Until time.Time `json:"until,omitzero"`
-	Auto  bool      `json:"auto,omitempty"`
-	Wrong int       `json:"wrong"`           // codes tried
-	Claim string    `json:"claim,omitempty"` // the id that a leaf asks for
-	Key   string    `json:"key,omitempty"`   // SHA-256 of its public key, in hexadecimal; "" for one that wants a password
-	State string    `json:"state,omitempty"` // Claimed or Approved
+	Open      bool      `json:"open"`
+	Transport string    `json:"transport,omitempty"` // of one that is open
+	Until     time.Time `json:"until,omitzero"`
+	Auto      bool      `json:"auto,omitempty"`
+	Wrong     int       `json:"wrong"`             // codes tried
+	Claim     string    `json:"claim,omitempty"`   // the id that a leaf asks for
+	Key       string    `json:"key,omitempty"`     // SHA-256 of its public key, in hexadecimal; "" for one that wants a password
+	Address   string    `json:"address,omitempty"` // of the port or device that is to be that leaf
+	State     string    `json:"state,omitempty"`   // Claimed or Approved
 	// Retry is when a window can be opened again after wrong codes.
 	Retry time.Time `json:"retry,omitzero"`
 	Last  string    `json:"last,omitempty"` // how the last one ended
@@ -79,6 +90,8 @@ type WindowState struct {
 type Window struct {
 	// Known says whether there is a leaf of that name.
 	Known func(id string) bool
+	// At says at which port or device a leaf is, "" for none.
+	At func(id string) string
 	// Usable says whether a leaf could be admitted that is proven to the hub in that way.
 	Usable func(auth string) error
 	// Admit lets a leaf in for good and returns what it is to be given.
@@ -129,6 +142,7 @@ type opening struct {
 // claimed is the leaf that the window is for.
 type claimed struct {
 	Request
+	address  string // of one that is at a port or a device of its own, "" over MQTT
 	approved bool
 	answer   Answer
 	err      error         // why it gets none
@@ -147,8 +161,11 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 	if now.Before(w.retry) {
 		return Code{}, time.Time{}, fmt.Errorf("%w: a window can be opened again in %v", ErrBackoff, w.retry.Sub(now).Round(time.Second))
 	}
-	if err := w.Usable(o.Auth); err != nil {
-		return Code{}, time.Time{}, err
+	o.Transport = cmp.Or(o.Transport, OverMQTT)
+	if o.Transport == OverMQTT { // else the device may bring a key of its own
+		if err := w.Usable(o.Auth); err != nil {
+			return Code{}, time.Time{}, err
+		}
 	}
 	if o.For == 0 {
 		o.For = DefaultWindow
@@ -162,7 +179,7 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 	})
 	w.open = x
 	w.outcome = ""
-	w.Log.Info("pairing window opened", "event", "pairing-opened", "transport", "mqtt", "until", x.until.UTC(), "auto", o.Auto)
+	w.Log.Info("pairing window opened", "event", "pairing-opened", "transport", o.Transport, "until", x.until.UTC(), "auto", o.Auto)
 	return x.code, x.until, nil
 }
 
@@ -181,8 +198,11 @@ func (w *Window) Close() error {
 func (w *Window) Code() (Code, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open == nil {
+	switch {
+	case w.open == nil:
 		return Code{}, ErrWindow
+	case w.open.Transport != OverMQTT:
+		return Code{}, fmt.Errorf("%w that has a code: this one is for transport %s", ErrWindow, w.open.Transport)
 	}
 	return w.open.code, nil
 }
@@ -196,9 +216,9 @@ func (w *Window) State() WindowState {
 		s.Retry = w.retry.UTC()
 	}
 	if x := w.open; x != nil {
-		s.Open, s.Until, s.Auto, s.Wrong = true, x.until.UTC(), x.Auto, x.wrong
+		s.Open, s.Transport, s.Until, s.Auto, s.Wrong = true, x.Transport, x.until.UTC(), x.Auto, x.wrong
 		if c := x.claim; c != nil {
-			s.Claim, s.State = c.ID, Claimed
+			s.Claim, s.Address, s.State = c.ID, c.address, Claimed
 			if c.CSR != nil {
 				s.Key = fmt.Sprintf("%x", c.Key)
 			}
@@ -221,7 +241,7 @@ func (w *Window) endLocked(x *opening, why string) {
 		c.err = fmt.Errorf("%w any more: %s", ErrWindow, why)
 		close(c.decided)
 	}
-	w.Log.Info("pairing window closed", "event", "pairing-closed", "transport", "mqtt", "reason", why)
+	w.Log.Info("pairing window closed", "event", "pairing-closed", "transport", x.Transport, "reason", why)
 }
 
 // Enter judges a code that somebody at source gives. Wrong ones close the window,
@@ -232,23 +252,28 @@ func (w *Window) Enter(text, source string) (*Guest, error) {
 	defer w.mu.Unlock()
 	x := w.open
 	switch {
-	case x == nil:
+	case x == nil || x.Transport != OverMQTT:
 		return nil, ErrWindow
 	case !ok:
 		return nil, ErrCode
 	case subtle.ConstantTimeCompare([]byte(code.digits), []byte(x.code.digits)) == 1:
 		return &Guest{w: w, in: x, source: source}, nil
 	}
+	w.wrongLocked(x, source)
+	return nil, ErrCode
+}
+
+// wrongLocked counts a wrong code.
+func (w *Window) wrongLocked(x *opening, source string) {
 	x.wrong++
 	w.decideLocked(Refused)
-	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "transport", "mqtt", "source", source, "wrong", x.wrong)
+	w.Log.Warn("wrong pairing code", "event", "pairing-wrong-code", "transport", x.Transport, "source", source, "wrong", x.wrong)
 	if x.wrong >= maxWrong {
 		w.backoff = min(max(2*w.backoff, backoffMin), backoffMax)
 		w.retry = time.Now().Add(w.backoff)
-		w.Log.Warn("pairing window closed by wrong codes", "event", "pairing-guessed", "transport", "mqtt", "source", source, "wait", w.backoff)
+		w.Log.Warn("pairing window closed by wrong codes", "event", "pairing-guessed", "transport", x.Transport, "source", source, "wait", w.backoff)
 		w.endLocked(x, "wrong codes were tried")
 	}
-	return nil, ErrCode
 }
 
 // Approve admits the leaf that has asked for that name. Errors are ErrWindow,
@@ -257,8 +282,11 @@ func (w *Window) Approve(id string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c, err := w.claimLocked(id)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case c.address != "":
+		return fmt.Errorf("%w over MQTT: %q is approved by the command that pairs it", ErrNoClaim, id)
 	}
 	return w.approveLocked(c)
 }
@@ -333,10 +361,7 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 		return &Ticket{g, c}, nil
 	}
 	if w.Known(r.ID) {
-		w.decideLocked(Refused)
-		w.Log.Error("somebody wants to pair as a leaf that is there already", "event", "pairing-known-leaf", "transport", "mqtt", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
-		w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", r.ID))
-		return nil, ErrKnown
+		return nil, w.alarmLocked(x, r.ID, g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 	}
 	c := &claimed{Request: r, decided: make(chan struct{})}
 	x.claim = c
@@ -351,6 +376,15 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 		}
 	}
 	return &Ticket{g, c}, nil
+}
+
+// alarmLocked says that somebody wants to be a leaf that is there, and ends the window.
+func (w *Window) alarmLocked(x *opening, id, source string, proof ...any) error {
+	w.decideLocked(Refused)
+	w.Log.Error("somebody wants to pair as a leaf that is there already",
+		append([]any{"event", "pairing-known-leaf", "leaf", id, "source", source}, proof...)...)
+	w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", id))
+	return ErrKnown
 }
 
 // Ticket is a claim that was made.

@@ -341,3 +341,88 @@ func TestOutcome(t *testing.T) {
 	opened(t, w, Options{Auto: true})
 	expect("opened once more", "")
 }
+
+// Over a wire of its own a device is claimed and bound by the operator, by the rules of
+// all windows.
+func TestWindowOfAWire(t *testing.T) {
+	var log strings.Builder
+	w := &Window{
+		Known:  func(id string) bool { return id == "meter-1" },
+		At:     func(string) string { return "usb:A1" },
+		Usable: func(string) error { return errors.New("MQTT cannot be used") },
+		Log:    slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	open := func(transport string) {
+		t.Helper()
+		if _, _, err := w.Open(Options{Transport: transport}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admitted := 0
+	admit := func() error { admitted++; return nil }
+	wants := func(what string, err, want error) {
+		t.Helper()
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	wants("without a window", w.Claim(OverSerial, "meter-2", "usb:B2", "test"), ErrWindow)
+	wants("without a window", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrWindow)
+	open(OverSerial)
+	if _, err := w.Code(); !errors.Is(err, ErrWindow) {
+		t.Errorf("it has a code: %v", err)
+	}
+	if _, err := w.Enter("1234-5674", "test"); !errors.Is(err, ErrWindow) {
+		t.Errorf("it can be entered over MQTT: %v", err)
+	}
+	wants("over another wire", w.Claim(OverBLE, "meter-2", "C8:00:00:00:00:01", "test"), ErrWindow)
+	wants("without a claim", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
+	wants("a claim", w.Claim(OverSerial, "meter-2", "usb:B2", "test"), nil)
+	if s := w.State(); s.Transport != OverSerial || s.Claim != "meter-2" || s.Address != "usb:B2" || s.State != Claimed {
+		t.Errorf("state %+v", s)
+	}
+	wants("approval by somebody else", w.Approve("meter-2"), ErrNoClaim)
+	wants("another port", w.Bind(OverSerial, "meter-2", "usb:C3", admit), ErrNoClaim)
+	wants("another claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
+	wants("the claim before", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
+	if admitted != 0 {
+		t.Fatal("somebody is admitted")
+	}
+	wants("binding", w.Bind(OverSerial, "meter-3", "usb:C3", admit), nil)
+	if s := w.State(); admitted != 1 || s.Open || s.Last != "paired with meter-3" {
+		t.Errorf("admitted %d times, state %+v", admitted, s)
+	}
+
+	open(OverSerial)
+	wants("what is there at that port", w.Claim(OverSerial, "meter-1", "USB:a1", "test"), ErrKnown)
+	if w.State().Open || strings.Contains(log.String(), "pairing-known-leaf") {
+		t.Errorf("an alarm for what is as it should be, or still open:\n%s", &log)
+	}
+	open(OverSerial)
+	wants("what is at another port", w.Claim(OverSerial, "meter-1", "usb:B2", "test"), ErrKnown)
+	if w.State().Open || !strings.Contains(log.String(), "event=pairing-known-leaf leaf=meter-1 source=test transport=serial address=usb:B2") {
+		t.Errorf("no alarm, or still open:\n%s", &log)
+	}
+
+	open(OverBLE)
+	broken := errors.New("broken")
+	wants("a claim", w.Claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
+	wants("what cannot be admitted", w.Bind(OverBLE, "valve-1", "c8:00:00:00:00:01", func() error { return broken }), broken)
+	if w.State().Open {
+		t.Error("still open")
+	}
+	open(OverBLE)
+	w.Wrong(OverBLE, "C8:00:00:00:00:01") // nobody has claimed it
+	wants("a claim", w.Claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
+	w.Wrong(OverBLE, "C8:00:00:00:00:02")
+	w.Wrong(OverSerial, "C8:00:00:00:00:01")
+	for i := range maxWrong {
+		if s := w.State(); s.Wrong != i {
+			t.Errorf("%d wrong, want %d", s.Wrong, i)
+		}
+		w.Wrong(OverBLE, "c8:00:00:00:00:01")
+	}
+	if s := w.State(); s.Open || s.Retry.IsZero() || !strings.Contains(log.String(), "pairing-guessed") {
+		t.Errorf("still open: %+v", s)
+	}
+}
