@@ -141,7 +141,7 @@ image-lock: ## write buildroot/symbols.lock anew, as the tree BUILDROOT has it
 
 .PHONY: image-test
 image-test: image-twin ## build the twin and boot it once, blank, to a leaf's message at the hub
-	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^TestBoot$$'
+	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^(TestBoot|TestRefused)$$'
 
 .PHONY: image-card
 image-card: image-twin ## what the card says of a wrong file, key or hub; a reset; 128 MiB of memory (seven boots)
