@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -96,14 +97,19 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 func newLog(cfg logConfig, level *slog.LevelVar, std streams) *slog.Logger {
 	level.Set(cfg.Level)
 	options := &slog.HandlerOptions{Level: level}
-	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(std.err, options))
+	handler := func(w io.Writer) slog.Handler {
+		if cfg.Format == "json" {
+			return slog.NewJSONHandler(w, options)
+		}
+		return slog.NewTextHandler(w, options)
 	}
-	text := slog.NewTextHandler(std.err, options)
-	if std.err == os.Stderr && inJournal() {
-		return slog.New(newJournald(level, text))
+	switch {
+	case !toJournald(std.err):
+		return slog.New(handler(std.err))
+	case cfg.Format == "json": // its lines are read by somebody
+		return slog.New(newWithPriority(std.err, handler))
 	}
-	return slog.New(text)
+	return slog.New(newJournalFields(level, newWithPriority(std.err, handler)))
 }
 
 // runGateway makes the parts, joins them and runs them until ctx ends. When it
