@@ -24,9 +24,11 @@ import (
 type choice struct {
 	leaf, lane string
 	older      time.Duration
+	given      func(flag string) bool
 }
 
 func (x *choice) flags(c *cobra.Command) {
+	x.given = c.Flags().Changed
 	c.Flags().StringVar(&x.leaf, "leaf", "", "only messages of the leaf with this `ID`")
 	c.Flags().StringVar(&x.lane, "lane", "", fmt.Sprintf("only messages in the lane `NAME`, one of %v", gateway.LaneNames))
 	c.Flags().DurationVar(&x.older, "older-than", 0, "only messages that are known to be older, like 24h")
@@ -36,7 +38,14 @@ func (x *choice) flags(c *cobra.Command) {
 	_ = c.RegisterFlagCompletionFunc("lane", cobra.FixedCompletions(gateway.LaneNames[:], cobra.ShellCompDirectiveNoFileComp))
 }
 
+// control is what is chosen. A flag that is given and empty chooses nothing: it comes
+// from a variable of a script that is not set, and all would be meant.
 func (x *choice) control() (control.Choice, error) {
+	for flag, value := range map[string]string{"leaf": x.leaf, "lane": x.lane} {
+		if value == "" && x.given(flag) {
+			return control.Choice{}, fmt.Errorf("--%s is empty: write which one, or leave it out", flag)
+		}
+	}
 	if x.older < 0 {
 		return control.Choice{}, fmt.Errorf("--older-than %s is no age", x.older)
 	}
@@ -189,14 +198,17 @@ func writeWhole(file string, write func(io.Writer) error) (lines int, err error)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, removeAny(f.Name()))
 		}
 	}()
 	counter := lineCounter{out: f}
 	if err = errors.Join(write(&counter), f.Sync(), f.Close()); err != nil {
 		return 0, err
 	}
-	return counter.lines, os.Rename(f.Name(), file)
+	if err = os.Rename(f.Name(), file); err != nil {
+		return 0, err
+	}
+	return counter.lines, syncFolder(filepath.Dir(file))
 }
 
 type lineCounter struct {

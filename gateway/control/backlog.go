@@ -158,7 +158,22 @@ func (s *Server) look(serve http.HandlerFunc) http.HandlerFunc {
 		_ = c.SetReadDeadline(time.Time{}) // see begin
 		_ = c.SetWriteDeadline(time.Time{})
 		serve(w, r)
+		_ = c.SetWriteDeadline(time.Now().Add(patience)) // for what is not written out yet
 	}
+}
+
+// unhurried gives each write patience, and lets any time go by between them: it may take
+// long until the next message is found.
+type unhurried struct {
+	w http.ResponseWriter
+	c *http.ResponseController // of w
+}
+
+func (u unhurried) Write(b []byte) (int, error) {
+	_ = u.c.SetWriteDeadline(time.Now().Add(patience))
+	n, err := u.w.Write(b)
+	_ = u.c.SetWriteDeadline(time.Time{})
+	return n, err
 }
 
 // waiting writes one message after the other: all of them need not fit in memory.
@@ -176,9 +191,8 @@ func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 	}
 	full := q.Get("full") != ""
 	now := s.Clock()
-	match, out, n := choice.matcher(now), json.NewEncoder(w), 0
+	match, out, n := choice.matcher(now), json.NewEncoder(unhurried{w, http.NewResponseController(w)}), 0
 	w.Header().Set("Content-Type", "application/jsonl")
-	c := http.NewResponseController(w)
 	for _, lane := range lanes {
 		var broken error
 		err := s.Backlog.Look(r.Context(), lane, func(m gateway.Waiting) bool {
@@ -191,9 +205,6 @@ func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 			var line any = waitingOf(m, now)
 			if full {
 				line = FullWaiting{waitingOf(m, now), contentOf(m.Message)}
-			}
-			if n%64 == 0 {
-				_ = c.SetWriteDeadline(time.Now().Add(patience))
 			}
 			n++
 			broken = out.Encode(line)
