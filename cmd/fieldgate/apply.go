@@ -600,21 +600,32 @@ func (a *applier) steady(do func(fallback map[string][]byte) error) error {
 }
 
 // alter has a leaf altered: do writes a key of it into its file and makes that count.
-// Then the key is written into all revisions as well, so that no rollback undoes it:
-// who is let in is not theirs to say.
+// The key is written into all revisions as well, so that no rollback undoes it: who is
+// let in is not theirs to say. Who is put out is so there first: a process that ends
+// between the two does not let it in again, whichever files count at the next start.
 func (a *applier) alter(id, key, value string, do func() error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	amend := func() error {
+		return a.book.Amend(func(files revision.Files) {
+			if name, text := alteredIn(files, id, key, value); name != "" {
+				files[name] = text
+			}
+		})
+	}
+	var noted error
+	out := key == "disabled" && value != ""
+	if out {
+		noted = amend()
+	}
 	if err := do(); err != nil {
 		return err
 	}
-	err := a.book.Amend(func(files revision.Files) {
-		if name, text := alteredIn(files, id, key, value); name != "" {
-			files[name] = text
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("it is done, but a rollback of the configuration would undo it: %w", err)
+	if !out {
+		noted = amend()
+	}
+	if noted != nil {
+		return fmt.Errorf("it is done, but a rollback of the configuration would undo it: %w", noted)
 	}
 	return nil
 }

@@ -98,6 +98,36 @@ func TestRollBackLetsNobodyIn(t *testing.T) {
 	}
 }
 
+// There is no moment at which a process that ends lets a leaf in again that is put out:
+// it may begin with the files of the last good revision.
+func TestDisabledInAllRevisionsFirst(t *testing.T) {
+	file := folder(t, exampleText(t))
+	a, _, _, closing := openApplier(file)
+	defer closing()
+	files, err := filesOf(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.book.Add(files, "test", revision.Good, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	out := func() bool {
+		good, _ := a.book.Good()
+		return strings.Contains(good.Files[filepath.Base(file)], "disabled = true")
+	}
+	for _, value := range []string{"true", ""} {
+		err := a.alter("node-7", "disabled", value, func() error {
+			if !out() {
+				t.Errorf("disabled = %q is written to the file, and the last good revision lets it in", value)
+			}
+			return nil
+		})
+		if err != nil || out() != (value == "true") {
+			t.Errorf("disabled = %q: %v, and it is out: %v", value, err, out())
+		}
+	}
+}
+
 // A leaf whose key cannot be read is put out all the same.
 func TestDisableWithoutAKey(t *testing.T) {
 	file := folder(t, exampleText(t)+"\n[[leaf]]\nid = \"visitor\"\n\n[enrol]\nby = \"registry\"\npolicy = \"p\"\npolicy_key_file = \"pump-1.key\"\n")
