@@ -61,8 +61,8 @@ func (d *devices) enter(n *newLeaf) error {
 	if _, known := d.roster.leaf(n.id); known {
 		return fmt.Errorf("%w: there is a leaf %q already", control.ErrConflict, n.id)
 	}
-	return d.changes.steady(func(fallback map[string][]byte) error {
-		next, err := d.files.add(n, fallback)
+	return d.changes.steady(func(back *wayBack) error {
+		next, err := d.files.add(n, back)
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (d *devices) Alter(_ context.Context, id string, a control.Alteration) erro
 	}
 	name := strconv.Quote(a.ID)
 	return d.changes.alter(id, "id", name, func() error {
-		if err := d.changes.mayRenameLocked(id); err != nil {
+		if err := d.changes.mayRenameLocked(); err != nil {
 			return err
 		}
 		renamed, err := d.files.set(id, "id", name, a.ID)
@@ -140,8 +140,8 @@ func (d *devices) Dismiss(ctx context.Context, id string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	former := d.fleet.of(id)
-	err := d.changes.steady(func(fallback map[string][]byte) error {
-		rest, err := d.files.remove(id, fallback)
+	err := d.changes.steady(func(back *wayBack) error {
+		rest, err := d.files.remove(id, back)
 		if rest == nil {
 			return err
 		}

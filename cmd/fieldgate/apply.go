@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -584,20 +585,35 @@ func (a *applier) startFailed(err error) bool {
 }
 
 // steady has a leaf added or removed by do. That is done to files that are in no
-// revision, so it has to fit the last good one as well while the gateway may go back to
-// it: fallback is what that makes of files then, nil: it will not go back.
-func (a *applier) steady(do func(fallback map[string][]byte) error) error {
+// revision, so it has to fit the last good one as well: the gateway may go back to that
+// at any time. back is nil where it cannot.
+func (a *applier) steady(do func(back *wayBack) error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var fallback map[string][]byte
-	if good, known := a.book.Good(); known && (a.trial != nil || a.book.Lost()) {
-		var err error
-		if fallback, err = textsOf(a.file, good.Files); err != nil {
-			return err
-		}
+	good, known := a.book.Good()
+	if !known {
+		return do(nil)
 	}
-	return do(fallback)
+	back := &wayBack{good.Files, unapplied}
+	if a.trial != nil {
+		back.differs = "a configuration is on trial"
+	}
+	return do(back)
 }
+
+// wayBack is the last good revision.
+type wayBack struct {
+	files   revision.Files
+	differs string // why the files that are there may be others
+}
+
+// has says whether a leaf stands there.
+func (b *wayBack) has(id string) bool {
+	name, _ := alteredIn(b.files, id, "id", strconv.Quote(id))
+	return name != ""
+}
+
+const unapplied = "the files of the configuration have changes that do not count yet (fieldgate config apply)"
 
 // alter has a leaf altered: do writes a key of it into its file and makes that count.
 // The key is written into all revisions as well, so that no rollback undoes it: who is
@@ -648,20 +664,20 @@ func alteredIn(files revision.Files, id, key, value string) (name, text string) 
 	return "", ""
 }
 
-// mayRenameLocked is an error where a leaf cannot get another name in the last good
-// revision: tables there may want the old one that the files have no more, or not yet,
-// and then nobody could go back.
-func (a *applier) mayRenameLocked(id string) error {
+// mayRenameLocked is an error where the last good revision is not what the files say:
+// tables there may want the name that the leaf has no more, or not yet, and then nobody
+// could go back.
+func (a *applier) mayRenameLocked() error {
 	if err := a.busyLocked(); err != nil {
 		return err
 	}
-	good, _ := a.book.Good()
-	if name, _ := alteredIn(good.Files, id, "id", `""`); name == "" {
+	good, known := a.book.Good()
+	if !known {
 		return nil
 	}
 	files, err := filesOf(a.file)
 	if err == nil && !maps.Equal(good.Files, files) {
-		err = fmt.Errorf("%w: the files of the configuration have changes that do not count yet: fieldgate config apply", control.ErrConflict)
+		err = fmt.Errorf("%w: %s", control.ErrConflict, unapplied)
 	}
 	return err
 }

@@ -98,6 +98,50 @@ func TestRollBackLetsNobodyIn(t *testing.T) {
 	}
 }
 
+// What the operator has written and not applied is no reason to let leaves come, go or
+// change their names with which the gateway cannot go back: it does, and starts again.
+func TestWayBackWithUnappliedChanges(t *testing.T) {
+	visitor, hears := "\n[[leaf]]\nid = \"visitor\"\nauth = \"relay\"\n", "may_listen = [\"guest\"]\n"
+	file := folder(t, exampleText(t)+visitor)
+	d := start(t, file)
+	d.logged("ready", "", "")
+	run := d.operator(file)
+	refused := func(args ...string) {
+		t.Helper()
+		if out := run(exitForbidden, append([]string{"device"}, args...)...); !strings.Contains(out, "fieldgate config apply") {
+			t.Errorf("%v says %s", args, out)
+		}
+	}
+	run(exitOK, "device", "add", "guest", "--auth", "relay")
+	rewrite(t, file, visitor, visitor+hears)
+	run(exitOK, "config", "apply", "--confirm", "0s")
+
+	rewrite(t, file, visitor+hears, "")
+	refused("remove", "guest")
+	refused("rename", "guest", "tenant")
+	run(exitForbidden, "device", "add", "visitor", "--auth", "relay")
+	refused("remove", "visitor")
+	run(exitOK, "device", "add", "other", "--auth", "relay") // is in nobody's way
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	rewrite(t, file, "[twin]", "[[broker.listener]]\naddress = \""+l.Addr().String()+"\"\nplain = true\n\n[twin]")
+	run(exitUnreachable, "config", "apply", "--restart")
+	d.logged("configuration", "", "") // says why, so it runs again
+	for _, leaf := range []string{"guest", "visitor", "other"} {
+		run(exitOK, "device", "show", leaf)
+	}
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := loadConfig(file); err != nil {
+		t.Errorf("it would not start again: %v", err)
+	}
+}
+
 // There is no moment at which a process that ends lets a leaf in again that is put out:
 // it may begin with the files of the last good revision.
 func TestDisabledInAllRevisionsFirst(t *testing.T) {

@@ -46,23 +46,29 @@ type leafFiles struct {
 // dir is where they are.
 func (f leafFiles) dir() string { return filepath.Join(filepath.Dir(f.config), "leaf.d") }
 
-// fits is an error where the gateway could not go back to what files were, if it has to,
-// with the text of one changed; nil removes it.
-func (f leafFiles) fits(fallback map[string][]byte, file string, text []byte) error {
-	if fallback == nil {
+// fits is an error where the gateway could not go back with the text of one file changed;
+// nil removes it. With the files that are there it was checked. The folder must be locked.
+func (f leafFiles) fits(back *wayBack, file string, text []byte) error {
+	if back == nil {
 		return nil
 	}
-	texts := maps.Clone(fallback)
+	if now, err := filesOf(f.config); err == nil && maps.Equal(now, back.files) {
+		return nil
+	}
+	texts, err := textsOf(f.config, back.files)
+	if err != nil {
+		return err
+	}
 	texts[file] = text
 	if _, err := loadConfigWith(f.config, texts); err != nil {
-		return fmt.Errorf("%w: a configuration is on trial, and with that the gateway could not go back to the one before: %w", control.ErrConflict, err)
+		return fmt.Errorf("%w: %s, and with that the gateway could not go back to the one before: %w", control.ErrConflict, back.differs, err)
 	}
 	return nil
 }
 
-// add writes the files of a leaf and returns the configuration that has it. Its secrets are on flash before it is, and it is there whole or not at all. The
-// fallback is that of applier.steady.
-func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (*config, error) {
+// add writes the files of a leaf and returns the configuration that has it. Its secrets
+// are on flash before it is, and it is there whole or not at all.
+func (f leafFiles) add(n *newLeaf, back *wayBack) (*config, error) {
 	unlock, err := f.lock()
 	if err != nil {
 		return nil, err
@@ -110,7 +116,7 @@ func (f leafFiles) add(n *newLeaf, fallback map[string][]byte) (*config, error) 
 	file := stem + leafSuffix
 	cfg, err := loadConfigWith(f.config, map[string][]byte{file: []byte(text.String())})
 	if err == nil {
-		err = f.fits(fallback, file, []byte(text.String()))
+		err = f.fits(back, file, []byte(text.String()))
 	}
 	if err != nil {
 		return undo(err)
@@ -212,8 +218,8 @@ func (f leafFiles) keepProof(t *tables, l *leaf) error {
 
 // remove removes the file of a leaf. One that the operator has written is the
 // operator's to change. What it returns is the configuration that has the leaf no more,
-// whatever the error, or nil if it still has. The fallback is that of applier.steady.
-func (f leafFiles) remove(id string, fallback map[string][]byte) (rest *config, err error) {
+// whatever the error, or nil if it still has.
+func (f leafFiles) remove(id string, back *wayBack) (rest *config, err error) {
 	unlock, err := f.lock()
 	if err != nil {
 		return nil, err
@@ -224,6 +230,9 @@ func (f leafFiles) remove(id string, fallback map[string][]byte) (rest *config, 
 		return nil, err
 	}
 	if at == nil {
+		if back != nil && back.has(id) {
+			return nil, fmt.Errorf("%w: %s, and the one before has %q in a file that the gateway has not written", control.ErrConflict, back.differs, id)
+		}
 		return loadConfigWith(f.config, nil)
 	}
 	stem, ours := strings.CutSuffix(at.file, leafSuffix)
@@ -234,7 +243,7 @@ func (f leafFiles) remove(id string, fallback map[string][]byte) (rest *config, 
 	if rest, err = loadConfigWith(f.config, map[string][]byte{at.file: nil}); err != nil {
 		return nil, err
 	}
-	if err := f.fits(fallback, at.file, nil); err != nil {
+	if err := f.fits(back, at.file, nil); err != nil {
 		return nil, err
 	}
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
