@@ -50,6 +50,8 @@ type applier struct {
 	gate  *reloader // of the gateway that runs, nil while none does or it is to end; guarded by mu
 	trial *trial    // guarded by mu; nil: there is none
 	again func()    // has the gateway start again; guarded by mu
+
+	undone revision.Files // ran last and is no more; keepProofs asks; guarded by mu
 }
 
 // trial is what a configuration has to prove.
@@ -85,6 +87,7 @@ func openApplier(file string) (a *applier, texts map[string][]byte, said []remar
 	if !known || errors.Is(busy, unix.EWOULDBLOCK) { // of another daemon, which has the store, too
 		return a, nil, said, closing
 	}
+	a.undone = unproven.Files
 	if texts, err = a.undo("the gateway ended before it had proven itself"); err != nil {
 		say("files of the last good configuration cannot be put back; it counts all the same", err)
 	}
@@ -237,6 +240,33 @@ func putFiles(file string, texts map[string][]byte) error {
 		}
 	}
 	return nil
+}
+
+// keepProofs sees to it that what leaves have left in custody can be sent that have no
+// table any more in the configuration that is about to run, and had one in that which ran
+// before: a leaf goes without the gateway running at an apply with a restart, and where
+// somebody has changed the files and starts the gateway anew.
+func (a *applier) keepProofs(next *config) (err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	good, _ := a.book.Good()
+	before := []revision.Files{good.Files, a.undone}
+	a.undone = nil
+	now, err := filesOf(a.file)
+	if err != nil {
+		return err
+	}
+	for _, files := range before {
+		if len(files) == 0 || maps.Equal(files, now) {
+			continue
+		}
+		unlock, busy := lockFolder(filepath.Dir(a.file))
+		err = errors.Join(err, (leafFiles{a.file, next.sealed}).keepProofs(files, next))
+		if busy == nil { // else somebody keeps it for too long
+			unlock()
+		}
+	}
+	return err
 }
 
 // begin says that a gateway runs now; again has it end, to start again.
@@ -561,6 +591,8 @@ func (a *applier) rollBackLocked(number int, why string) {
 		_, _, err = a.gate.takeOver(next)
 	}
 	if _, restart := errors.AsType[needsRestart](err); restart {
+		r, _ := a.book.Find(number)
+		a.undone = r.Files
 		a.restartLocked()
 		err = nil
 	}
@@ -579,7 +611,8 @@ func (a *applier) startFailed(err error) bool {
 	if a.trial == nil {
 		return false
 	}
-	a.trial = nil
+	r, _ := a.book.Find(a.trial.number)
+	a.trial, a.undone = nil, r.Files
 	_, failed := a.undo("the gateway could not go on with it: " + err.Error())
 	return failed == nil
 }

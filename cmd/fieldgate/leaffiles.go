@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,10 +12,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/edit"
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/revision"
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/seal"
 )
 
@@ -172,7 +176,7 @@ func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {
 	if id != leafID { // the hub knows what it has handed over under the old one
 		former := fresh
 		former.ID = leafID
-		if err := f.keepProof(&cfg.tables, &former); err != nil {
+		if err := f.keepProof(cfg, &former); err != nil {
 			return leaf{}, err
 		}
 	}
@@ -184,36 +188,104 @@ func (f leafFiles) set(leafID, key, value, id string) (leaf, error) {
 	return fresh, nil
 }
 
-// keepProof writes down how a leaf is proven that is about to have no table any more,
-// for what it has left in custody. The folder must be locked. Where the leaf stays
-// after all, its table counts and the file does no harm.
-func (f leafFiles) keepProof(t *tables, l *leaf) error {
-	for _, kept := range f.removed(t) {
+// keepProof writes down how a leaf is proven that a configuration has no more, for what
+// it has left in custody. The folder must be locked. Where the leaf stays after all, its
+// table counts and the file does no harm.
+func (f leafFiles) keepProof(next *config, l *leaf) error {
+	all, _ := f.removed(&next.tables)
+	for _, kept := range all {
 		if kept.ID == l.ID && kept.auth == l.auth && kept.key.Equal(l.key) {
 			return nil
 		}
 	}
-	if err := os.MkdirAll(f.dir(), 0o755); err != nil {
+	var secret []byte
+	if l.keyFile != "" {
+		var err error
+		if secret, err = seal.ReadFile(l.keyFile); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(os.MkdirAll(f.dir(), 0o755), f.forget(next, l.ID)); err != nil {
 		return err
 	}
 	stem := filepath.Join(f.dir(), freeStem(f.dir(), l.ID))
-	text := fmt.Sprintf("# The gateway wrote this; it goes when nothing is left to be sent.\n[[leaf]]\nid = %s\nauth = %s\n",
-		edit.Quote(l.ID), edit.Quote(string(l.auth)))
-	keyFile := stem + ".hub.key"
+	name, keyFile := "", stem+".hub.key"
 	if l.keyFile != "" {
-		secret, err := seal.ReadFile(l.keyFile)
-		if err != nil {
-			return err
-		}
+		name = filepath.Base(keyFile)
 		if err := writeNew(keyFile, f.seal(string(secret)), 0o600); err != nil {
 			return errors.Join(err, removeAny(keyFile))
 		}
-		text += fmt.Sprintf("key_file = %s\n", edit.Quote(filepath.Base(keyFile)))
 	}
+	text := "# The gateway wrote this; it goes when nothing is left to be sent.\n" + provenText(l.ID, string(l.auth), name)
 	if err := writeNew(stem+removedSuffix, text, 0o644); err != nil {
 		return errors.Join(err, removeAny(stem+removedSuffix, keyFile))
 	}
 	return nil
+}
+
+// keepProofs does that for all leaves that a revision has and a configuration has not.
+// Those of which it cannot be done are in the error.
+func (f leafFiles) keepProofs(r revision.Files, next *config) error {
+	texts, err := textsOf(f.config, r)
+	if err != nil {
+		return err
+	}
+	s, err := readSettingsWith(f.config, true, texts)
+	if err != nil {
+		return err
+	}
+	stays := make(map[string]bool)
+	for _, l := range next.leaves {
+		stays[l.ID] = true
+	}
+	var failed error
+	for _, one := range s.all {
+		id, _ := one.value.(string)
+		if one.key == nil || one.key.path != "leaf[].id" || stays[id] {
+			continue
+		}
+		values := one.steps[len(one.steps)-2].element.values
+		auth, _ := values["auth"].(string)
+		key, _ := values["key_file"].(string)
+		gone, err := provenIn(&next.tables, one.file, provenText(id, cmp.Or(auth, string(identity.AuthKey)), key))
+		for _, l := range gone {
+			err = errors.Join(err, f.keepProof(next, &l))
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("leaf %q: %w", id, err))
+		}
+	}
+	return failed
+}
+
+// provenText is the table of a leaf as far as its proof to the hub goes.
+func provenText(id, auth, keyFile string) string {
+	text := fmt.Sprintf("[[leaf]]\nid = %s\nauth = %s\n", edit.Quote(id), edit.Quote(auth))
+	if keyFile != "" {
+		text += fmt.Sprintf("key_file = %s\n", edit.Quote(keyFile))
+	}
+	return text
+}
+
+// provenIn reads the leaves in the text of a file as far as their proof to the hub goes.
+func provenIn(t *tables, file, text string) ([]leaf, error) {
+	l := loader{config: config{tables: *t}, texts: map[string][]byte{file: []byte(text)}, leafAt: make(map[string]strict.Table)}
+	doc, err := l.open(file)
+	if err != nil {
+		return nil, err
+	}
+	var one leafTables
+	doc.Decode(&one)
+	for i := range one.Leaves {
+		delete(one.Leaves[i].Values(), "login_key_file")
+		delete(one.Leaves[i].Values(), "password_file")
+	}
+	l.addLeaves(one.Leaves)
+	read, err := l.done()
+	if err != nil {
+		return nil, err
+	}
+	return read.leaves, nil
 }
 
 // remove removes the file of a leaf. One that the operator has written is the
@@ -246,45 +318,80 @@ func (f leafFiles) remove(id string, back *wayBack) (rest *config, err error) {
 	if err := f.fits(back, at.file, nil); err != nil {
 		return nil, err
 	}
+	if err := f.forget(rest, id); err != nil {
+		return nil, err
+	}
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
 		return nil, err
 	}
 	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
 }
 
-// removed returns the leaves that are removed and still have to be proven to the hub.
-// One that cannot be read has lost nothing but that.
-func (f leafFiles) removed(t *tables) (all []leaf) {
-	names, _ := filepath.Glob(filepath.Join(f.dir(), "*"+removedSuffix)) // the pattern is right
+// removedLeaf is a leaf that is removed and still has to be proven to the hub.
+type removedLeaf struct {
+	leaf
+	file string
+}
+
+// removed returns them, those removed last behind the others. One that cannot be read has
+// lost nothing but that; the error says which.
+func (f leafFiles) removed(t *tables) (all []removedLeaf, unread error) {
+	times := make(map[string]time.Time)
+	names := f.removedFiles()
 	for _, name := range names {
-		l := loader{config: config{tables: *t}, leafAt: make(map[string]strict.Table)}
-		doc, err := l.open(name)
-		if err != nil {
-			continue
-		}
-		var one leafTables
-		doc.Decode(&one)
-		for i := range one.Leaves { // of these only the key at the hub is left
-			delete(one.Leaves[i].Values(), "login_key_file")
-			delete(one.Leaves[i].Values(), "password_file")
-		}
-		l.addLeaves(one.Leaves)
-		if read, err := l.done(); err == nil {
-			all = append(all, read.leaves...)
+		if info, err := os.Stat(name); err == nil {
+			times[name] = info.ModTime()
 		}
 	}
-	return all
+	slices.SortStableFunc(names, func(a, b string) int { return times[a].Compare(times[b]) })
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		var leaves []leaf
+		if err == nil {
+			leaves, err = provenIn(t, name, string(text))
+		}
+		if err != nil {
+			unread = errors.Join(unread, fmt.Errorf("%s: %w", name, err))
+		}
+		for _, l := range leaves {
+			all = append(all, removedLeaf{l, name})
+		}
+	}
+	return all, unread
+}
+
+func (f leafFiles) removedFiles() []string {
+	names, _ := filepath.Glob(filepath.Join(f.dir(), "*"+removedSuffix)) // the pattern is right
+	return names
+}
+
+// forget removes what is kept of a removed leaf: there is to be another one of its name.
+func (f leafFiles) forget(next *config, id string) (err error) {
+	all, _ := f.removed(&next.tables)
+	for _, kept := range all {
+		if kept.ID == id {
+			err = errors.Join(err, forgetFile(next, kept.file))
+		}
+	}
+	return err
 }
 
 // forgetRemoved removes the last of leaves that are removed.
-func (f leafFiles) forgetRemoved() error {
-	names, _ := filepath.Glob(filepath.Join(f.dir(), "*"+removedSuffix))
-	for _, name := range names {
-		if err := removeAny(strings.TrimSuffix(name, removedSuffix)+".hub.key", name); err != nil {
-			return err
-		}
+func (f leafFiles) forgetRemoved(cfg *config) (err error) {
+	for _, name := range f.removedFiles() {
+		err = errors.Join(err, forgetFile(cfg, name))
 	}
-	return nil
+	return err
+}
+
+// forgetFile removes the file of a removed leaf, and its key unless the configuration
+// names that by now.
+func forgetFile(cfg *config, name string) error {
+	key := strings.TrimSuffix(name, removedSuffix) + ".hub.key"
+	if cfg.keepsSecret(key) {
+		return removeAny(name)
+	}
+	return removeAny(key, name)
 }
 
 // removeAny removes files that may be there.

@@ -195,7 +195,7 @@ func (r *reloader) tellLeaves(next *config) (reproven bool) {
 	}
 	for _, l := range roster.all() {
 		if !stays[l.ID] {
-			if err := (leafFiles{r.file, r.g.cfg.sealed}).keepProof(&next.tables, &l); err != nil {
+			if err := (leafFiles{r.file, r.g.cfg.sealed}).keepProof(next, &l); err != nil {
 				r.g.log.Error("what the leaf has left here can be sent until the next start only", "leaf", l.ID, "error", err)
 			}
 			roster.dismiss(l.ID)

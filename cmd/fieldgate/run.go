@@ -82,6 +82,9 @@ func keepRunning(ctx context.Context, file string, std streams, hup <-chan os.Si
 				what.log(log)
 			}
 			said = nil
+			if err := changes.keepProofs(cfg); err != nil {
+				log.Error("what leaves have left here cannot be sent", "error", err)
+			}
 			err = runGateway(ctx, cfg, log, level, changes, hup)
 		}
 		switch {
@@ -227,12 +230,16 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	}
 	g.roster = &roster{cfg: cfg, table: table, keys: keys, proofs: proofs, notes: queue, leaves: make(map[string]leaf)}
 	removed := leafFiles{cfg.file, cfg.sealed}
-	for _, l := range removed.removed(&cfg.tables) { // what they have left in custody still goes to the hub
+	gone, unread := removed.removed(&cfg.tables) // what they have left in custody still goes to the hub
+	if unread != nil {
+		log.Warn("what removed leaves have left here may not be sent", "error", unread)
+	}
+	for _, l := range gone {
 		if _, err := cfg.leaf(l.ID); err == nil {
 			continue // there is another one of the name
 		}
-		if err := g.roster.prove(l); err != nil {
-			return nil, err
+		if err := g.roster.prove(l.leaf); err != nil {
+			log.Warn("what a removed leaf has left here may not be sent", "leaf", l.ID, "error", err)
 		}
 	}
 	g.roster.limitMemory()
@@ -307,9 +314,11 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	})
 	g.reload = newReloader(g, queue, keys, proofs)
 	if g.nothingLeft(queue) {
-		err = removed.forgetRemoved()
+		if err := removed.forgetRemoved(cfg); err != nil {
+			log.Warn("removed leaves are not forgotten", "error", err)
+		}
 	}
-	return g, err
+	return g, nil
 }
 
 // probeStore writes something to flash and reads it back.

@@ -46,6 +46,15 @@ func (c *config) secretFiles() []string {
 	return slices.Compact(all)
 }
 
+// keepsSecret says whether the configuration names a file for a secret.
+func (c *config) keepsSecret(file string) bool {
+	return slices.ContainsFunc(c.secrets, func(one string) bool {
+		a, failed := filepath.Abs(one)
+		b, err := filepath.Abs(file)
+		return a == b || failed != nil || err != nil
+	})
+}
+
 func secretsCommand(std streams) *cobra.Command {
 	return group("secrets", "Keep keys and passwords so that only this machine can read them", secretsListCommand(std), secretsSealCommand(std))
 }

@@ -133,12 +133,14 @@ func TestLeafIsPutOut(t *testing.T) {
 }
 
 // What leaves have handed over goes to the hub under the id that they had then, when
-// they have got another one, or their tables are gone, and the gateway has been killed
-// since.
+// they have got another one, or their tables are gone, however these went, and the gateway
+// has been killed since.
 func TestBacklogOfLeavesThatAreNoMore(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t, 3*patience)
-	s := newSite(ctx, t, site.Plan{Leaves: []site.Device{{ID: "by-hand", Kind: site.MQTT3}, {ID: "stays", Kind: site.MQTT3}}})
+	s := newSite(ctx, t, site.Plan{Leaves: []site.Device{
+		{ID: "by-hand", Kind: site.MQTT3}, {ID: "restarted", Kind: site.MQTT3}, {ID: "stopped", Kind: site.MQTT3}, {ID: "stays", Kind: site.MQTT3},
+	}})
 	enrolling(t, s)
 	must(t, s.StartGateway(ctx))
 	must(t, s.Cut(ctx))
@@ -160,29 +162,43 @@ func TestBacklogOfLeavesThatAreNoMore(t *testing.T) {
 	}
 	added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", "sensor-3", "--password", "--output", "json"))
 	send("sensor-3", added.Password)
-	send("by-hand", site.Password("by-hand"))
+	for _, leaf := range []string{"by-hand", "restarted", "stopped"} {
+		send(leaf, site.Password(leaf))
+	}
 
 	c.gets(0, "device", "rename", "sensor-3", "sensor-4")
 	bench := filepath.Join(s.Dir(), "gateway", "leaf.d", "bench.toml")
-	text, err := os.ReadFile(bench)
-	must(t, err)
-	_, rest, found := strings.Cut(string(text), "[[leaf]]\nid = \"by-hand\"\n")
-	_, rest, more := strings.Cut(rest, "[[leaf]]\n")
-	if !found || !more {
-		t.Fatalf("the leaves are\n%s", text)
+	takeOut := func(leaf string) {
+		t.Helper()
+		text, err := os.ReadFile(bench)
+		must(t, err)
+		before, rest, found := strings.Cut(string(text), "[[leaf]]\nid = \""+leaf+"\"\n")
+		_, rest, more := strings.Cut(rest, "[[leaf]]\n")
+		if !found || !more {
+			t.Fatalf("the leaves are\n%s", text)
+		}
+		must(t, os.WriteFile(bench, []byte(before+"[[leaf]]\n"+rest), 0o644))
 	}
-	must(t, os.WriteFile(bench, []byte("[[leaf]]\n"+rest), 0o644))
-	newOperator(t, s).hangUp(ctx)
+	takeOut("by-hand")
+	o := newOperator(t, s)
+	o.hangUp(ctx)
 	must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "by-hand.key")))
+	takeOut("restarted")
+	o.wants(ctx, 0, "is kept", "apply", o.other("[store]\n", "[store]\ncommit_window = \"12ms\"\n"), "--restart", "--confirm", "0s")
+	must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "restarted.key")))
 	if out := c.gets(0, "device", "list"); strings.Contains(out, "by-hand") || strings.Contains(out, "sensor-3") {
 		t.Errorf("leaves that are no more: %s", out)
 	}
 	send("sensor-4", added.Password)
 
 	s.Gateway().Kill()
+	takeOut("stopped")
+	must(t, s.StartGateway(ctx))
+	must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "stopped.key")))
+	s.Gateway().Kill()
 	must(t, s.StartGateway(ctx))
 	must(t, s.Restore(ctx))
-	for _, e := range awaitEvents(ctx, t, s, 3) {
+	for _, e := range awaitEvents(ctx, t, s, 5) {
 		if string(e.Body) != "of "+e.Device {
 			t.Errorf("%q arrives as %q's", e.Body, e.Device)
 		}
