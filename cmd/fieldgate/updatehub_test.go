@@ -155,8 +155,6 @@ func (o *ordered) reported(want func(updateState) bool) updateState {
 	return updateState{}
 }
 
-func (o *ordered) path(name string) string { return filepath.Join(o.dir, "data", "update", name) }
-
 // root does what systemd has root do when there is an order.
 func (o *ordered) root() (said string, code int, restarted bool) {
 	o.t.Helper()
