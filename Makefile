@@ -104,10 +104,10 @@ SIDE_BY_SIDE := -p $(shell echo $$((2 * $$(nproc)))) -timeout 15m -vet=off
 # nightly runs every test whole in both ways.
 AS_SHIPPED := ./test/powercut ./test/e2e ./test/e2e/bounds ./test/truebluez ./test/e2e/link \
 	./test/e2e/rows ./test/e2e/clock ./test/image ./test/systemd ./test/trueboard
-TWICE = ./gateway/store ./cmd/fieldgate ./gateway/broker \
+TWICE = ./test/hubsim ./gateway/store ./cmd/fieldgate ./gateway/broker \
 	$(patsubst %/,%,$(sort $(dir $(shell grep -rlE --include='*.go' --exclude-dir=node_modules '^//go:build !?race' .))))
 LINT := ./test/arch
-LONG := ./test/suite/uplink ./test/hubsim ./gateway/uplink/amqp ./gateway/pairing ./gateway/upload ./drivers/serial/modbus/master
+LONG := ./test/suite/uplink ./gateway/uplink/amqp ./gateway/pairing ./gateway/upload ./drivers/serial/modbus/master
 PACKAGES = $(or $(patsubst github.com/fieldgate/fieldgate/%,./%,$(shell $(GO) list ./...)),$(error go list finds no packages))
 
 # The race detector needs cgo. It has a program sleep for a second before it exits, and

@@ -26,7 +26,7 @@ func (w *Window) Claim(transport, id, address, source string) error {
 			w.endLocked(x, fmt.Sprintf("%q is paired with %s already", id, address))
 			return fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
 		}
-		return fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "transport", transport, "address", address), id)
+		return fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
 	}
 	x.claim = &claimed{Request: Request{ID: id}, address: address, decided: make(chan struct{})}
 	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", id, "source", source, "transport", transport, "address", address)

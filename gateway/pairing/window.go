@@ -382,7 +382,7 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 func (w *Window) alarmLocked(x *opening, id, source string, proof ...any) error {
 	w.decideLocked(Refused)
 	w.Log.Error("somebody wants to pair as a leaf that is there already",
-		append([]any{"event", "pairing-known-leaf", "leaf", id, "source", source}, proof...)...)
+		append([]any{"event", "pairing-known-leaf", "transport", x.Transport, "leaf", id, "source", source}, proof...)...)
 	w.endLocked(x, fmt.Sprintf("somebody asked for the name of the leaf %q, which is there already", id))
 	return ErrKnown
 }

@@ -400,7 +400,7 @@ func TestWindowOfAWire(t *testing.T) {
 	}
 	open(OverSerial)
 	wants("what is at another port", w.Claim(OverSerial, "meter-1", "usb:B2", "test"), ErrKnown)
-	if w.State().Open || !strings.Contains(log.String(), "event=pairing-known-leaf leaf=meter-1 source=test transport=serial address=usb:B2") {
+	if w.State().Open || !strings.Contains(log.String(), "event=pairing-known-leaf transport=serial leaf=meter-1 source=test address=usb:B2") {
 		t.Errorf("no alarm, or still open:\n%s", &log)
 	}
 

@@ -596,6 +596,8 @@ func history(t *rapid.T) {
 	link, read := false, int64(0) // read: the version that the leaf last read
 	catchUp := func() {
 		synctest.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		for _, ok := range answers {
 			if ok {
 				want = apply(want, sent[0])
