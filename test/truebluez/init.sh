@@ -22,8 +22,8 @@ cat >/etc/bus.conf <<X
 </busconfig>
 X
 dbus-daemon --config-file=/etc/bus.conf --fork
-btvirt -L -l2 &
-while [ ! -e /sys/class/bluetooth/hci1 ]; do sleep 0.2; done
+btvirt -L -l3 &
+while [ ! -e /sys/class/bluetooth/hci2 ]; do sleep 0.2; done
 /usr/libexec/bluetooth/bluetoothd -n -E &
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket FIELDGATE_SOCKET=/tmp/control.sock
 /guest

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -59,6 +60,9 @@ key_file = "/tmp/valve-1.key"
 [[leaf]]
 id = "meter-1"
 key_file = "/tmp/meter-1.key"
+[[leaf]]
+id = "node-1"
+key_file = "/tmp/node-1.key"
 [board]
 watchdog = true
 watchdog_timeout = "20s"
@@ -85,11 +89,17 @@ uuid = "` + leafNotes + `"
 name = "note"
 format = "uint8"
 notify = true
+[[ble.device]]
+address = "NODE"
+leaf = "node-1"
+pairing = "none"
+format = "mqtt-sn"
 `
 
 // bench is all that runs in the machine.
 type bench struct {
 	*leaf
+	node    *node
 	hub     *control.Client
 	gateway *exec.Cmd
 	began   time.Time
@@ -147,7 +157,7 @@ func begin(program string, args ...string) (*exec.Cmd, error) {
 
 func run() error {
 	if _, err := begin("/hubsim", "serve", "--host", hubAddress, "--bind", hubAddress, "--dir", "/tmp/hub",
-		"--device", "room-1", "--device", "valve-1", "--device", "meter-1"); err != nil {
+		"--device", "room-1", "--device", "valve-1", "--device", "meter-1", "--device", "node-1"); err != nil {
 		return err
 	}
 	b := &bench{hub: control.NewClient("/tmp/hub"), began: time.Now()}
@@ -156,6 +166,12 @@ func run() error {
 		if b.leaf == nil {
 			if b.leaf, err = newLeaf(); err != nil {
 				b.leaf = nil
+				return false
+			}
+		}
+		if b.node == nil {
+			if b.node, err = newNode(2, "node-1"); err != nil {
+				b.node = nil
 				return false
 			}
 		}
@@ -183,7 +199,7 @@ func run() error {
 	if b.gateway, err = begin("/fieldgate", "run", "--config", "/tmp/fieldgate.toml"); err != nil {
 		return err
 	}
-	for _, part := range []func() error{b.pairing, b.valve, b.adapter, b.watchdog} {
+	for _, part := range []func() error{b.pairing, b.valve, b.uart, b.adapter, b.keys, b.watchdog} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -204,7 +220,8 @@ func (b *bench) configure() error {
 			return err
 		}
 	}
-	return os.WriteFile("/tmp/fieldgate.toml", []byte(strings.ReplaceAll(config, "LEAF", b.address)), 0o600)
+	addresses := strings.NewReplacer("LEAF", b.leaf.address, "NODE", b.node.address)
+	return os.WriteFile("/tmp/fieldgate.toml", []byte(addresses.Replace(config)), 0o600)
 }
 
 // pairing: a sensor's measurement reaches the hub under its own identity, and says that
@@ -264,16 +281,61 @@ func (b *bench) valve() error {
 		func() error { return b.step("it notifies", b.arrived("valve-1", `"note":`, 0)) },
 		send("70"),
 		func() error { return b.step("the valve has moved", b.moved(70)) },
-		func() error { return b.step("the hub knows", b.settled) },
+		func() error { return b.step("the hub knows", b.settled("valve-1")) },
 		func() error { return b.away(true) },
-		func() error { return b.step("the loss is noticed", func() bool { return b.device() == "asleep" }) },
+		func() error {
+			return b.step("the loss is noticed", func() bool { return b.device("valve-1") == "asleep" })
+		},
 		send("30"),
 		func() error { before = b.arrivals(); return b.away(false) },
 		func() error {
 			return b.step("connected again, without pairing: it notifies", b.arrived("valve-1", `"note":`, before))
 		},
 		func() error { return b.step("what came meanwhile has moved it", b.moved(30)) },
-		func() error { return b.step("the hub knows", b.settled) },
+		func() error { return b.step("the hub knows", b.settled("valve-1")) },
+	)
+}
+
+// uart: a node that speaks MQTT-SN over the Nordic UART Service takes the valve's place, as
+// the emulated controller can hold but one connection (btvirt tells the second peripheral
+// the number of the first one's). Its telemetry reaches the hub, marked as what nothing
+// proves, and it is told what the hub sends, also after its connection was lost.
+func (b *bench) uart() error {
+	sends := func(text string) error {
+		return inTurn(
+			func() error { return b.hub.Send(context.Background(), "node-1", text) },
+			func() error { return b.step("the node is told "+text, b.node.told(text)) },
+			func() error { return b.step("the hub knows", b.settled("node-1")) },
+		)
+	}
+	before := 0
+	return inTurn(
+		func() error { return b.away(true) },
+		func() error {
+			return b.step("the valve is away", func() bool { return b.device("valve-1") == "asleep" })
+		},
+		func() error { return b.node.begin() },
+		func() error {
+			return b.step("the node's telemetry at the hub", b.arrived("node-1", `"lane":"telemetry"`, 0))
+		},
+		func() error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for _, a := range b.got {
+				if trust := a.Properties["fieldgate-trust"]; a.Device == "node-1" && trust != "unpaired" {
+					return fmt.Errorf("the node's trust is %q", trust)
+				}
+			}
+			return nil
+		},
+		func() error { return sends("open") },
+		func() error { return b.node.cut() },
+		func() error {
+			return b.step("the node's loss is noticed", func() bool { return b.device("node-1") == "asleep" })
+		},
+		func() error { before = b.arrivals(); return nil },
+		func() error { return b.step("its telemetry again", b.arrived("node-1", `"lane":"telemetry"`, before)) },
+		func() error { return sends("shut") },
 	)
 }
 
@@ -321,6 +383,17 @@ func inTurn(steps ...func() error) error {
 	return nil
 }
 
+// keys: what pairing has left behind is a key of LE Secure Connections, which a passkey has
+// proven (bluez, src/adapter.c, store_ltk_group, and doc/mgmt-api.txt: type 3).
+func (b *bench) keys() error {
+	const central = "00:AA:01:00:00:00"
+	return b.step("the key is one of LE Secure Connections, proven", func() bool {
+		info, err := os.ReadFile(filepath.Join("/var/lib/bluetooth", central, b.leaf.address, "info"))
+		_, key, ok := strings.Cut(string(info), "LongTermKey]")
+		return err == nil && ok && strings.Contains(key, "\nAuthenticated=3\n")
+	})
+}
+
 // watchdog: it is armed and fed; then the gateway is killed.
 func (b *bench) watchdog() error {
 	if err := b.step("the watchdog is fed", func() bool {
@@ -337,20 +410,22 @@ func (b *bench) watchdog() error {
 	return b.gateway.Process.Kill()
 }
 
-// settled says whether no command waits at the hub.
-func (b *bench) settled() bool {
-	list, err := b.hub.Devices(context.Background())
-	for line := range strings.Lines(list) {
-		if f := strings.Fields(line); f[0] == "valve-1" {
-			return err == nil && f[len(f)-1] == "0"
+// settled says whether no command for the leaf waits at the hub.
+func (b *bench) settled(leaf string) func() bool {
+	return func() bool {
+		list, err := b.hub.Devices(context.Background())
+		for line := range strings.Lines(list) {
+			if f := strings.Fields(line); f[0] == leaf {
+				return err == nil && f[len(f)-1] == "0"
+			}
 		}
+		return false
 	}
-	return false
 }
 
-// device is the state of the valve, as the operator sees it.
-func (b *bench) device() string {
-	out, err := exec.Command("/fieldgate", "device", "show", "valve-1").Output()
+// device is the state of a leaf, as the operator sees it.
+func (b *bench) device(leaf string) string {
+	out, err := exec.Command("/fieldgate", "device", "show", leaf).Output()
 	_, rest, ok := strings.Cut(string(out), "state ")
 	if err != nil || !ok {
 		return ""
