@@ -103,13 +103,18 @@ func (f *fleet) follow(next *config, leaves ...string) error {
 	want, have := stationsOf(next), f.all()
 	missing := func(from, in []station) (list []station) {
 		for _, s := range from {
-			if concerned(s) && !slices.ContainsFunc(in, func(o station) bool { return reflect.DeepEqual(s, o) }) {
+			if concerned(s) && !s.among(in) {
 				list = append(list, s)
 			}
 		}
 		return list
 	}
 	going, coming := missing(have, want), missing(want, have)
+	if len(leaves) > 0 {
+		// Where another one stays, the table was changed and that is not applied yet.
+		stays := slices.DeleteFunc(slices.Clone(have), func(s station) bool { return s.among(going) })
+		coming = slices.DeleteFunc(coming, func(s station) bool { return slices.ContainsFunc(stays, s.is) })
+	}
 	fresh, err := f.hire(next, coming, len(leaves) == 0)
 	if err != nil {
 		return err
@@ -123,16 +128,23 @@ func (f *fleet) follow(next *config, leaves ...string) error {
 	for _, c := range fresh {
 		f.begin(c)
 	}
-	for _, s := range coming {
-		if err := f.enter(s); err != nil {
+	coming = slices.DeleteFunc(coming, func(s station) bool {
+		err := f.enter(s)
+		if err != nil { // the next time it is tried again
 			f.log.Error("device is not served", "address", s.address, "error", err)
 		}
-	}
+		return err != nil
+	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stations = slices.DeleteFunc(f.stations, func(s station) bool { return slices.ContainsFunc(going, s.is) })
+	f.stations = slices.DeleteFunc(f.stations, func(s station) bool { return s.among(going) })
 	f.stations = append(f.stations, coming...)
 	return nil
+}
+
+// among says whether one of them is the same in all.
+func (s station) among(list []station) bool {
+	return slices.ContainsFunc(list, func(o station) bool { return reflect.DeepEqual(s, o) })
 }
 
 // is says whether both are at the same place.
@@ -261,12 +273,14 @@ func (f *fleet) dismiss(port string) {
 func (f *fleet) Run(ctx context.Context) (err error) {
 	running, end := context.WithCancel(ctx)
 	defer end()
+	f.following.Lock() // who dismisses one has it run before or not at all
 	f.mu.Lock()
 	f.ctx = running
 	for _, c := range f.crews {
 		f.runLocked(c)
 	}
 	f.mu.Unlock()
+	f.following.Unlock()
 	select {
 	case err = <-f.failed:
 	case <-ctx.Done():

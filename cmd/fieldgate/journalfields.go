@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
+	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,7 +41,82 @@ type journalFields struct {
 }
 
 func newJournalFields(least slog.Leveler, next slog.Handler) *journalFields {
-	return &journalFields{least: least, next: next, send: systemd.Send, rates: &journalRates{now: time.Now}}
+	return &journalFields{least: least, next: next, send: (&journalDoor{path: journalSocket}).send, rates: &journalRates{now: time.Now}}
+}
+
+const (
+	// journalSocket is where journald listens (systemd-journald.service(8)).
+	journalSocket = "/run/systemd/journal/socket"
+	// journalWait is how long a line waits for the journal, and journalPause how long none
+	// is tried after one has waited in vain: one that hangs must not hold up who has
+	// something to say.
+	journalWait  = 100 * time.Millisecond
+	journalPause = time.Second
+)
+
+// journalDoor writes to the journal by its own protocol. What it does not take in time is
+// lost, and counted in the next line. The library's writes have no deadline. Safe for
+// concurrent use.
+type journalDoor struct {
+	path string
+
+	mu    sync.Mutex
+	conn  *net.UnixConn // nil: to be made
+	again time.Time     // nothing is tried before
+	lost  int           // lines since one was written
+}
+
+func (d *journalDoor) send(message string, p systemd.Priority, fields map[string]string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Now().Before(d.again) {
+		d.lost++
+		return nil
+	}
+	if d.lost > 0 {
+		fields["FIELDGATE_LOST"] = strconv.Itoa(d.lost)
+		message += "; " + count(d.lost, "line before was", "lines before were") + " lost, for the journal hung"
+	}
+	fields["MESSAGE"], fields["PRIORITY"] = message, strconv.Itoa(int(p))
+	entry := journalEntry(fields)
+	err := d.writeLocked(entry)
+	if err != nil && !os.IsTimeout(err) { // journald has a new socket after a restart
+		err = d.writeLocked(entry)
+	}
+	switch {
+	case err == nil:
+		d.lost = 0
+	case os.IsTimeout(err):
+		d.lost++
+		d.again = time.Now().Add(journalPause)
+		return nil
+	}
+	return err
+}
+
+func (d *journalDoor) writeLocked(entry []byte) (err error) {
+	if d.conn == nil {
+		if d.conn, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: d.path, Net: "unixgram"}); err != nil {
+			return err
+		}
+	}
+	_ = d.conn.SetWriteDeadline(time.Now().Add(journalWait))
+	if _, err = d.conn.Write(entry); err != nil && !os.IsTimeout(err) {
+		_ = d.conn.Close()
+		d.conn = nil
+	}
+	return err
+}
+
+// journalEntry is what journald reads: a field with its length in eight bytes, least
+// first, so that it may hold anything (systemd.io, Native Journal Protocol).
+func journalEntry(fields map[string]string) (entry []byte) {
+	for name, value := range fields {
+		entry = append(append(entry, name...), '\n')
+		entry = binary.LittleEndian.AppendUint64(entry, uint64(len(value)))
+		entry = append(append(entry, value...), '\n')
+	}
+	return entry
 }
 
 // Enabled implements slog.Handler.
@@ -186,10 +264,11 @@ func (r *journalRates) allow(leaf, event string) (ok bool, held int) {
 	return true, held
 }
 
-// forget drops those that have said nothing for so long that they may say all again.
+// forget drops those that have said nothing for so long that they may say all again, and
+// with them how many lines were held back.
 func (r *journalRates) forget(now time.Time) {
 	for key, one := range r.known {
-		if one.held == 0 && now.Sub(one.at) >= journalBurst*journalEvery {
+		if now.Sub(one.at) >= journalBurst*journalEvery {
 			delete(r.known, key)
 		}
 	}

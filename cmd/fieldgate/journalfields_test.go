@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -189,5 +190,58 @@ func TestJournalIsNotFlushed(t *testing.T) {
 	now = now.Add(journalBurst * journalEvery)
 	if ok, _ := rates.allow("new", "x"); !ok || len(rates.known) > 2 {
 		t.Errorf("%d rates are remembered of who has said nothing for long", len(rates.known))
+	}
+}
+
+// A journal that hangs holds nobody up; what was lost meanwhile is counted afterwards, also
+// where it has a new socket then.
+func TestJournalThatHangs(t *testing.T) {
+	d := &journalDoor{path: filepath.Join(t.TempDir(), "socket")}
+	listen := func() *net.UnixConn {
+		t.Helper()
+		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: d.path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	say := func() {
+		t.Helper()
+		if err := d.send("x\ny", systemd.PriInfo, map[string]string{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := func(c *net.UnixConn) string {
+		t.Helper()
+		buf := make([]byte, 4096)
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	first := listen()
+	for d.lost == 0 { // until its queue is full
+		say()
+	}
+	for range 9 {
+		say()
+	}
+	if d.lost != 10 {
+		t.Errorf("%d lost, want 10", d.lost)
+	}
+	if got := heard(first); !strings.Contains(got, "MESSAGE\n\x03\x00\x00\x00\x00\x00\x00\x00x\ny\n") || !strings.Contains(got, "PRIORITY\n\x01\x00\x00\x00\x00\x00\x00\x006\n") {
+		t.Errorf("it hears %q", got)
+	}
+	first.Close()
+	if err := os.Remove(d.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	second := listen()
+	d.again = time.Time{}
+	say()
+	if got := heard(second); !strings.Contains(got, "FIELDGATE_LOST\n\x02\x00\x00\x00\x00\x00\x00\x0010\n") {
+		t.Errorf("the next one is %q", got)
 	}
 }

@@ -143,6 +143,40 @@ func TestDriversFollowTheConfiguration(t *testing.T) {
 	}
 }
 
+// A port is changed in the file for a leaf that is added before that is applied: there is
+// one driver at that port all the while, and afterwards.
+func TestAPortIsServedOnce(t *testing.T) {
+	file := folder(t, exampleText(t))
+	d := start(t, file)
+	d.logged("ready", "", "")
+	run := d.operator(file)
+	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
+	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const port = "[[serial]]\nport = \"usb:NONE-SUCH\"\nleaf = \"node-7\"\n"
+	step := func(what string) {
+		t.Helper()
+		if n := strings.Count(run(exitOK, "status", "--output", "json"), `"serial:usb:NONE-SUCH"`); n != 1 {
+			t.Fatalf("%s: %d drivers at the port", what, n)
+		}
+	}
+	mustWrite(t, extra, []byte(port))
+	run(exitOK, "config", "apply")
+	step("applied")
+	mustWrite(t, extra, []byte(strings.Replace(port, "node-7", "new-1", 1)))
+	key := filepath.Join(t.TempDir(), "key")
+	mustWrite(t, key, []byte("MDEyMzQ1Njc4OWFiY2RlZg=="))
+	run(exitOK, "device", "add", "new-1", "--hub-key-file", key)
+	step("the leaf is added")
+	run(exitOK, "config", "apply")
+	step("the change is applied")
+	run(exitOK, "device", "show", "new-1")
+	if code := d.end(); code != exitOK {
+		t.Errorf("exit code %d:\n%s", code, strings.Join(d.log.lines(), ""))
+	}
+}
+
 // What a file of leaf.d brought comes back with it, and goes with it.
 func TestRollBackOfLeafD(t *testing.T) {
 	file := folder(t, exampleText(t))

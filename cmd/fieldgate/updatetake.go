@@ -43,7 +43,10 @@ func (u *updater) take(ctx context.Context, m *slots.Machine, dir string, said i
 		return err
 	}
 	bundle := filepath.Join(u.kept, orderBundle)
-	defer os.Remove(bundle)
+	defer os.RemoveAll(bundle)                   // what lay there may be a folder: the other one is the daemon's
+	if err := os.RemoveAll(bundle); err != nil { // left by a cut of power
+		return u.noteEnd(m, o, err)
+	}
 	// From here on nobody but root can put another file in its place. What the daemon's
 	// user still holds open is of no use: the signature is over what RAUC reads.
 	if err := os.Rename(filepath.Join(dir, orderBundle), bundle); err != nil {
@@ -74,11 +77,11 @@ func takeOrder(dir string) (o order, err error) {
 	defer root.Close()
 	f, err := root.OpenFile(orderFile, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return o, errors.Join(err, root.Remove(orderFile))
+		return o, errors.Join(err, root.RemoveAll(orderFile))
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxOrder))
-	if err = errors.Join(err, root.Remove(orderFile)); err != nil {
+	if err = errors.Join(err, root.RemoveAll(orderFile)); err != nil {
 		return o, err
 	}
 	return parseOrder(text)

@@ -186,6 +186,9 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
+		if leaf != "" { // its commands go to who reads them, or stay where they are
+			_ = ways.SetWriteDeadline(time.Now().Add(standInWait))
+		}
 		if err = out.Encode(x); err == nil {
 			err = ways.Flush()
 		}
@@ -195,6 +198,9 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 }
+
+// standInWait is how long who listens in the place of a leaf may take for a message.
+const standInWait = 10 * time.Second
 
 // PropertiesOf spells properties for JSON; of those of one name the last one counts.
 func PropertiesOf(list []gateway.Property) map[string]string {

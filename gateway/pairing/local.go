@@ -60,6 +60,7 @@ func (w *Window) Bind(transport, id, address string, admit func() error) error {
 		return fmt.Errorf("%w: %q at %s", ErrNoClaim, id, address)
 	}
 	if err := admit(); err != nil {
+		w.decideLocked(Refused)
 		w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "transport", transport, "leaf", id, "error", err)
 		w.endLocked(x, "the leaf could not be admitted: "+err.Error())
 		return err

@@ -302,7 +302,7 @@ func (w *Window) Reject(id string) error {
 	w.decideLocked(Refused)
 	c.err = ErrRejected
 	close(c.decided)
-	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "transport", "mqtt", "leaf", id)
+	w.Log.Warn("new leaf rejected", "event", "pairing-rejected", "transport", w.open.Transport, "leaf", id)
 	w.endLocked(w.open, "the operator has rejected "+id)
 	return nil
 }
