@@ -8,6 +8,9 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
 	"github.com/fieldgate/fieldgate/test/hubsim/message"
@@ -135,6 +138,8 @@ func (s *service) with(t *testing.T, transport string, more ...string) (seen []m
 // run does all rounds.
 func (s *service) run(ctx context.Context) error {
 	connection := uint64(0) // of the last round
+	var repeating errgroup.Group
+	defer func() { _ = repeating.Wait() }()
 	for n, before := range s.before {
 		before()
 		var err error
@@ -144,8 +149,9 @@ func (s *service) run(ctx context.Context) error {
 		if err := s.round(ctx, n); err != nil {
 			return err
 		}
+		repeating.Go(func() error { return s.repeat(ctx, n) })
 	}
-	return nil
+	return repeating.Wait()
 }
 
 // tick waits for a tick on a connection that came after another, and returns the
@@ -175,7 +181,7 @@ func (s *service) round(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := domain.Twins.Update(id, fmt.Appendf(nil, `{"properties":{"desired":{"round":%d}}}`, n), false, ""); err != nil {
+	if _, err := domain.Twins.Update(id, change(n), false, ""); err != nil {
 		return err
 	}
 	call := methods.Call{Name: "blink", Payload: json.RawMessage(fmt.Sprint(n)), ConnectTimeout: patience}
@@ -188,3 +194,21 @@ func (s *service) round(ctx context.Context, n int) error {
 	}
 	return nil
 }
+
+// repeat makes the change of a round again and again until ctx ends: over AMQP the SDK
+// listens to its twin some time after it has sent, and nobody tells it what it missed.
+func (s *service) repeat(ctx context.Context, n int) error {
+	for again := time.NewTicker(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return nil
+		case <-again.C:
+		}
+		if _, err := s.h.Domain().Twins.Update(registry.ID{Device: "pump-1"}, change(n), false, ""); err != nil {
+			return err
+		}
+	}
+}
+
+func change(n int) []byte { return fmt.Appendf(nil, `{"properties":{"desired":{"round":%d}}}`, n) }
