@@ -196,6 +196,12 @@ with 9 if there is a leaf of that name already.`,
 				a.HubKey = text
 			}
 			out, err := r.client().AddDevice(cmd.Context(), a)
+			if _, invalid := errors.AsType[*control.Invalid](err); invalid && a.HubKey == "" {
+				return &failure{
+					exitFailed, "cannot add the leaf", err,
+					"give its key at the hub: --hub-key-file FILE; or say how leaves are enrolled there: fieldgate config list enrol --doc",
+				}
+			}
 			if err != nil {
 				return r.failed("cannot add the leaf", err)
 			}

@@ -64,7 +64,7 @@ func printDevices(out io.Writer, all []control.Device, now time.Time) error {
 // seen says when a leaf was last seen.
 func seen(d *control.Device, now time.Time) string {
 	switch {
-	case d.State == isConnected:
+	case d.State == isConnected && (d.LastSeen.IsZero() || now.Sub(d.LastSeen) < 2*time.Second):
 		return "now"
 	case d.LastSeen.IsZero():
 		return "-"

@@ -62,8 +62,10 @@ func (d *devices) Devices() []control.Device {
 		switch {
 		case l.Disabled:
 			x.State = isDisabled
-		case x.Connections > 0 || awake || peers[l.ID]:
+		case x.Connections > 0 || awake:
 			x.State, x.LastSeen = isConnected, time.Now()
+		case peers[l.ID]: // that it would be missed if it were gone is not sure: it says when it wants to
+			x.State = isConnected
 		case wants[l.ID] != 0:
 			x.State = isAsleep
 		}

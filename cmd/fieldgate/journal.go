@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/fieldgate/fieldgate/gateway/control"
@@ -144,7 +146,11 @@ func note(e *control.Event, prefix string, a slog.Attr) {
 	case prefix == "" && a.Key == "leaf":
 		e.Leaf = cut(v.String(), maxFacts)
 	default:
-		fact := fmt.Sprintf("%s%s=%s", prefix, a.Key, v)
+		text := v.String()
+		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			text = strconv.Quote(text) // a topic, say, must not make lines of its own or colours
+		}
+		fact := fmt.Sprintf("%s%s=%s", prefix, a.Key, text)
 		if e.Facts != "" {
 			fact = e.Facts + " " + fact
 		}

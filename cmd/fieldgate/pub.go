@@ -148,7 +148,7 @@ func (p *publishing) sender(properties map[string]string) (func(context.Context,
 	if p.leaf != "" {
 		return func(ctx context.Context, body []byte) error {
 			out := control.Publication{Topic: p.topic, Body: body, Properties: properties, Retain: p.retain, Wait: p.qos > 0}
-			return p.failed("cannot publish in the place of the leaf", client.Publish(ctx, p.leaf, out, *p.limit))
+			return standInFailed(p.leaf, p.failed("cannot publish in the place of the leaf", client.Publish(ctx, p.leaf, out, *p.limit)))
 		}, nil
 	}
 	leaf, rest, _ := plain.Cut(p.topic)
@@ -173,4 +173,12 @@ func untaken(verdict string) error {
 		return nil
 	}
 	return &failure{exitFailed, "the leaf has not taken the command", errors.New("it says: " + verdict), "look at what the leaf expects"}
+}
+
+// standInFailed says how an operator is let stand in for a leaf, if that is missing.
+func standInFailed(leaf string, err error) error {
+	if f, is := errors.AsType[*failure](err); is && leaf != "" && errors.Is(f.why, control.ErrPolicy) {
+		f.next = "let operators do that: fieldgate config set leaf." + leaf + ".stand_in true, then: fieldgate config apply"
+	}
+	return err
 }

@@ -56,7 +56,7 @@ func (r radio) Forget(ctx context.Context, address string) error {
 // radioRefusal gives an error of the driver the status by which the exit code is told.
 func radioRefusal(err error) error {
 	for why, status := range map[error]int{
-		ble.ErrNotSeen: http.StatusNotFound, ble.ErrNoBond: http.StatusNotFound, ble.ErrNoAdapter: http.StatusServiceUnavailable,
+		ble.ErrPaired: http.StatusConflict, ble.ErrNotSeen: http.StatusNotFound, ble.ErrNoBond: http.StatusNotFound, ble.ErrNoAdapter: http.StatusServiceUnavailable,
 		ble.ErrWrongKey: http.StatusUnauthorized, ble.ErrUnproven: http.StatusPreconditionFailed, ble.ErrTimedOut: http.StatusGatewayTimeout,
 	} {
 		if errors.Is(err, why) {

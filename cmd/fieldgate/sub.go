@@ -129,7 +129,7 @@ func (h *hearing) run(ctx context.Context, std streams) error {
 		err = fmt.Errorf("%w: %d of %d have come", control.ErrTimedOut, n, h.count)
 		return &failure{exitTimedOut, "not enough was heard", err, "wait longer with -W, or look whether the leaf sends: fieldgate device list"}
 	}
-	return h.failed("cannot listen", err)
+	return standInFailed(h.leaf, h.failed("cannot listen", err))
 }
 
 func (h *hearing) write(out io.Writer, x *control.Overheard) error {

@@ -281,6 +281,17 @@ func TestCeremonies(t *testing.T) {
 			if !errors.Is(err, tt.want) || d.Bonded() != (tt.want == nil) {
 				t.Errorf("Pair: %v, want %v; bonded %v", err, tt.want, d.Bonded())
 			}
+			if tt.want != nil {
+				return
+			}
+			// What has proven nothing when it was paired must not pass for proven later.
+			want := error(nil)
+			if tt.how.JustWorks {
+				want = ErrPaired
+			}
+			if err := r.Pair(t.Context(), d.Address, Ceremony{Passkey: Label(wrong)}); !errors.Is(err, want) {
+				t.Errorf("paired once more: %v, want %v", err, want)
+			}
 		})
 	}
 	if err := r.Pair(t.Context(), "C8:00:00:00:02:00", Ceremony{}); !errors.Is(err, ErrNotSeen) {

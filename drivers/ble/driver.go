@@ -71,6 +71,7 @@ type session struct {
 	client  *bluez.Client
 	adapter bluez.Adapter
 	visits  sync.WaitGroup // of devices; nobody begins one when the session is not the driver's
+	proven  sync.Map       // paths of devices that have proven themselves to our agent
 	ctx     context.Context
 }
 

@@ -26,6 +26,7 @@ var (
 	ErrUnproven  = errors.New("the device can prove nothing when it is paired (Just Works), which was not allowed")
 	ErrNotBonded = errors.New("the device was paired, but its keys were not kept: does the kernel have a random number generator (DRBG)?")
 	ErrNoBond    = errors.New("the device is not paired")
+	ErrPaired    = errors.New("the device is paired already, and what it has proven then is not known: forget it first")
 )
 
 // pairingTimeout bounds a pairing whose caller does not: the kernel's own bound is 30 s
@@ -111,8 +112,9 @@ func (d *Driver) present() (*session, error) {
 }
 
 // Pair pairs the device at an address that is in reach, one at a time. It ends when ctx
-// does, or after two minutes. A device that is paired already is left as it is, and one
-// whose pairing went wrong is forgotten.
+// does, or after two minutes. A device that is paired already is left as it is, but ErrPaired
+// if it is to prove itself and has not since BlueZ runs; one whose pairing went wrong is
+// forgotten.
 func (d *Driver) Pair(ctx context.Context, address string, how Ceremony) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, pairingTimeout)
 	defer cancel()
@@ -125,6 +127,9 @@ func (d *Driver) Pair(ctx context.Context, address string, how Ceremony) (err er
 	case !ok:
 		return ErrNotSeen
 	case device.Bonded:
+		if _, proven := s.proven.Load(device.Path); !proven && !how.JustWorks {
+			return ErrPaired // else what has proven nothing would pass for proven
+		}
 		return nil
 	}
 	c := &ceremony{Ceremony: how, device: device.Path}
@@ -180,6 +185,9 @@ func (s *session) accept(ctx context.Context, c *ceremony) error {
 	case !c.proved.Load() && !c.JustWorks:
 		err = ErrUnproven
 	default:
+		if c.proved.Load() {
+			s.proven.Store(c.device, true)
+		}
 		return nil
 	}
 	if gone := s.client.Remove(context.WithoutCancel(ctx), s.adapter.Path, c.device); gone != nil {
@@ -220,6 +228,7 @@ func (d *Driver) Forget(ctx context.Context, address string) error {
 	if !ok || !device.Bonded {
 		return ErrNoBond
 	}
+	s.proven.Delete(device.Path)
 	return s.client.Remove(ctx, s.adapter.Path, device.Path)
 }
 

@@ -78,6 +78,7 @@ func (d *Driver) Name() string { return "serial:" + d.cfg.Port }
 func (d *Driver) State() gateway.DriverState {
 	s := d.keeper.Driver(d.Name(), "serial")
 	d.tally.fill(&s)
+	d.tally.peers(&s, d.cfg.Leaf)
 	return s
 }
 

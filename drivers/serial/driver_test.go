@@ -496,3 +496,26 @@ func TestSocatPair(t *testing.T) {
 		_ = os.Remove(theirs)
 	}
 }
+
+// A leaf is there when it has said something since its port is open; when the port is
+// gone, that is why it is not.
+func TestLeavesThatAreThere(t *testing.T) {
+	leaf := newLeafEnd(t)
+	d := start(t, leaf.device, nil, nil)
+	d.untilOpen(t, 1)
+	peer := func() gateway.PeerState {
+		t.Helper()
+		all := d.State().Peers
+		if len(all) != 1 {
+			t.Fatalf("%d leaves, want 1: %+v", len(all), all)
+		}
+		return all[0]
+	}
+	if p := peer(); p.Up || p.Err != "" || p.Leaf != d.cfg.Leaf {
+		t.Errorf("before it speaks: %+v", p)
+	}
+	leaf.send(t, "{\"n\":1}\n")
+	until(t, "it to be there", func() bool { return peer().Up })
+	leaf.Close() // as when it is unplugged
+	until(t, "it to be gone", func() bool { p := peer(); return !p.Up && p.Err != "" })
+}

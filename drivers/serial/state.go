@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/fieldgate/fieldgate/drivers/handover"
@@ -67,10 +68,11 @@ type tally struct {
 	// guarded by mu:
 	s     state
 	noted map[Discard]bool // reasons already logged in this opening
+	heard map[string]bool  // leaves of which a message was taken in this opening
 }
 
 func newTally(lane gateway.Lane, log *slog.Logger) *tally {
-	return &tally{log: log, s: state{Lane: lane, Discarded: make(map[Discard]Count)}, noted: make(map[Discard]bool)}
+	return &tally{log: log, s: state{Lane: lane, Discarded: make(map[Discard]Count)}, noted: make(map[Discard]bool), heard: make(map[string]bool)}
 }
 
 func (t *tally) snapshot() state {
@@ -86,6 +88,7 @@ func (t *tally) opened() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.noted)
+	clear(t.heard)
 }
 
 // discard counts a line. The first one for a reason in an opening is worth a
@@ -115,6 +118,26 @@ func (t *tally) Taken(i *handover.Item) {
 	defer t.mu.Unlock()
 	t.s.Taken.Lines++
 	t.s.Taken.Bytes += int64(i.Size)
+	t.heard[i.Message.Leaf] = true
+}
+
+// peers says which leaves are there: those that have said something since the port is
+// open. leaf is the one of the port, "" where lines name theirs.
+func (t *tally) peers(s *gateway.DriverState, leaf string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	names := slices.Collect(maps.Keys(t.heard))
+	if leaf != "" && !t.heard[leaf] {
+		names = append(names, leaf)
+	}
+	slices.Sort(names)
+	for _, id := range names {
+		p := gateway.PeerState{Leaf: id, Up: s.Up && t.heard[id], Since: s.Since}
+		if !s.Up && s.Err != nil {
+			p.Err = s.Err.Error()
+		}
+		s.Peers = append(s.Peers, p)
+	}
 }
 
 // Refused is described at handover.Tally.
