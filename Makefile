@@ -92,7 +92,7 @@ check: lint ## what a commit must pass, quick
 # order in which they are named, so that the longest come first and none is alone in the
 # end. With two for each core the longest waits of some, of a minute, were not enough.
 # Their code has been vetted, see lint.
-SIDE_BY_SIDE := -p $(shell echo $$((1 + $$(nproc)))) -timeout 15m -vet=off
+SIDE_BY_SIDE := -p $(shell echo $$((1 + $$(nproc)))) -timeout 40m -vet=off
 
 # Each package is tested in one of three ways; a new one belongs to the first by itself:
 #
