@@ -87,12 +87,13 @@ test: ## install what the tests need and run every test
 check: lint ## what a commit must pass, quick
 	$(GO) test -short ./...
 
-# Most tests wait more than they work, for a hub's pause or a link's timeout, so that
-# packages run side by side, one more than there are cores; go test starts them in the
-# order in which they are named, so that the longest come first and none is alone in the
-# end. With two for each core the longest waits of some, of a minute, were not enough.
-# Their code has been vetted, see lint.
-SIDE_BY_SIDE := -p $(shell echo $$((1 + $$(nproc)))) -timeout 40m -vet=off
+# Tests of the race pass wait more than they work, for a hub's pause or a link's timeout,
+# so that packages run side by side, one more than there are cores; go test starts them in
+# the order in which they are named, so that the longest come first and none is alone in
+# the end. Those of the full pass drive whole programs, and run one for each core: with
+# more, waits of a minute were not enough. Their code has been vetted, see lint.
+WHOLE := -timeout 40m -vet=off
+SIDE_BY_SIDE := -p $(shell echo $$((1 + $$(nproc)))) $(WHOLE)
 
 # Each package is tested in one of three ways; a new one belongs to the first by itself:
 #
@@ -124,7 +125,7 @@ race: ## with the race detector: every test but those of the programs as shipped
 
 .PHONY: full
 full: ## without it: power cuts, many leaves, vendor SDKs, arm64, and the campaigns whole
-	FIELDGATE_REPORTS=$(REPORTS) $(GO) test $(SIDE_BY_SIDE) $(AS_SHIPPED) $(TWICE)
+	FIELDGATE_REPORTS=$(REPORTS) $(GO) test $(WHOLE) $(AS_SHIPPED) $(TWICE)
 	@cat $(REPORTS)/*.txt
 
 .PHONY: image-check
