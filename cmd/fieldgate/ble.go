@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -104,7 +105,11 @@ func pairDevice(ctx context.Context, std streams, r *remote, p *control.Pairing,
 	}
 	in := bufio.NewReader(std.in)
 	if err := r.client().PairDevice(ctx, *p, func(s control.Step) (control.Answer, error) { return answerStep(std, in, s) }); err != nil {
-		return r.failed("the device is not paired", err)
+		const what = "the device is not paired"
+		if errors.Is(err, control.ErrConflict) {
+			return &failure{exitForbidden, what, err, "fieldgate ble forget " + p.Address + ", then pair it again"}
+		}
+		return r.failed(what, err)
 	}
 	fmt.Fprintln(std.out, "paired "+p.Address)
 	return nil

@@ -103,10 +103,7 @@ func TestDriversFollowTheConfiguration(t *testing.T) {
 	d := start(t, file)
 	d.logged("ready", "", "")
 	run := d.operator(file)
-	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
-	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	extra := leafFile(t, file)
 	drivers := func() (names []string) {
 		var s struct{ Drivers []struct{ Name string } }
 		if err := json.Unmarshal([]byte(run(exitOK, "status", "--output", "json")), &s); err != nil {
@@ -150,10 +147,7 @@ func TestAPortIsServedOnce(t *testing.T) {
 	d := start(t, file)
 	d.logged("ready", "", "")
 	run := d.operator(file)
-	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
-	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	extra := leafFile(t, file)
 	const port = "[[serial]]\nport = \"usb:NONE-SUCH\"\nleaf = \"node-7\"\n"
 	step := func(what string) {
 		t.Helper()
@@ -182,10 +176,7 @@ func TestRollBackOfLeafD(t *testing.T) {
 	file := folder(t, exampleText(t))
 	d := start(t, file)
 	d.logged("ready", "", "")
-	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
-	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	extra := leafFile(t, file)
 	text := "[[leaf]]\nid = \"extra\"\nkey_file = \"../pump-1.key\"\n"
 	if err := os.WriteFile(extra, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -230,4 +221,14 @@ func TestRollBackOfLeafD(t *testing.T) {
 	if code := d.end(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// leafFile makes the folder of leaves beside a configuration, and names a file there.
+func leafFile(t *testing.T, file string) string {
+	t.Helper()
+	extra := filepath.Join(filepath.Dir(file), "leaf.d", "extra.toml")
+	if err := os.Mkdir(filepath.Dir(extra), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return extra
 }
