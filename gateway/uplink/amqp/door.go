@@ -105,7 +105,11 @@ func (d *door) close(ctx context.Context) {
 	_, dead := errors.AsType[*goamqp.SessionError](d.err)
 	ctx, cancel := context.WithTimeout(ctx, d.conn.cfg.Timeout.D())
 	defer cancel()
-	_ = d.receiver.Close(ctx) // it may have ended by itself long before
+	// It may have ended by itself long before. Where it is closed within
+	// microseconds of the settlement that makes credit due, go-amqp (v1.7.0) may
+	// give that credit after its DETACH; a hub that is strict then ends the
+	// session, and the others in it attach again.
+	_ = d.receiver.Close(ctx)
 	if d.sender != nil {
 		_ = d.sender.Close(ctx)
 	}

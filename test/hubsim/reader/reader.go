@@ -168,11 +168,18 @@ func (r *Reader) start(ctx, running context.Context, e *endpoint) error {
 // call makes one request to a node that answers, and checks the status.
 func call(ctx context.Context, session *amqp.Session, node string, request *amqp.Message) (*amqp.Message, error) {
 	reply := "reply-" + rand.Text()
-	in, err := session.NewReceiver(ctx, node, &amqp.ReceiverOptions{Name: reply, TargetAddress: reply})
+	// The one credit is given by hand: a receiver of go-amqp (v1.7.0) that gives
+	// credit by itself may still do so after its DETACH, when it is closed right
+	// after it has settled a message, and who names a handle that is no more ends
+	// the session (part 2, section 2.8.17).
+	in, err := session.NewReceiver(ctx, node, &amqp.ReceiverOptions{Name: reply, TargetAddress: reply, Credit: -1})
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close(ctx)
+	if err := in.IssueCredit(1); err != nil {
+		return nil, err
+	}
 	out, err := session.NewSender(ctx, node, nil)
 	if err != nil {
 		return nil, err
