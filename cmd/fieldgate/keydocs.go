@@ -173,7 +173,7 @@ var fieldDocs = map[string]string{
 	"gateway/broker.Config.MaxConnectionsPerLeaf":          "Bounds the connections of one leaf.",
 	"gateway/broker.Config.MaxInflightMessages":            "How many messages of one connection may be in hand-over at once. MQTT 5 leaves are told; from an MQTT 3.1.1 leaf nothing more is read until one is acknowledged.",
 	"gateway/broker.Config.MaxKeepalive":                   "Caps the leaf's keep-alive; a leaf without one gets this.",
-	"gateway/broker.Config.MaxMessagesPerSecond":           "How much a leaf may publish, over all its connections (0, for no limit, to 1000000), with a second's worth ahead. Over it the leaf is not read from for a while: nothing is lost, and the others do not wait.",
+	"gateway/broker.Config.MaxMessagesPerSecond":           "How much a leaf may publish, over all its connections (0, for no limit, to 1000000), with a second's worth ahead. Over it the leaf is not read from for a while: nothing is lost, and the others do not wait. Of packets that are no messages (subscriptions, acknowledgements, pings) it may send 100 and twice as many.",
 	"gateway/broker.Config.MaxPacketSize":                  "The largest MQTT packet read from a leaf that has logged in. It leaves room for the hub's 256 KiB of body and properties plus a topic of 64 KiB.",
 	"gateway/broker.Config.MaxSubscriptions":               "Bounds the subscriptions of one session.",
 	"gateway/broker.Config.RefuseDelay":                    "How long an MQTT 3.1.1 leaf whose message was not taken stays connected, so that it does not come back at once in a loop.",

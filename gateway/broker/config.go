@@ -32,7 +32,9 @@ type Config struct {
 	MaxInflightMessages int `toml:"max_inflight_messages"`
 	// MaxMessagesPerSecond is how much a leaf may publish, over all its connections (0,
 	// for no limit, to 1000000), with a second's worth ahead. Over it the leaf is not
-	// read from for a while: nothing is lost, and the others do not wait.
+	// read from for a while: nothing is lost, and the others do not wait. Of packets that
+	// are no messages (subscriptions, acknowledgements, pings) it may send 100 and twice
+	// as many.
 	MaxMessagesPerSecond int `toml:"max_messages_per_second"`
 	// MaxSubscriptions bounds the subscriptions of one session.
 	MaxSubscriptions int `toml:"max_subscriptions"`

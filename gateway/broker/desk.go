@@ -43,6 +43,7 @@ type desk struct {
 	speaks  map[string]bool             // for which other leaves this one has spoken, by a rule
 	seen    time.Time                   // when a connection last began or ended; zero: never
 	pace    pace                        // of what the leaf publishes
+	beside  pace                        // of its other packets
 }
 
 // attending is what the attendance is told.

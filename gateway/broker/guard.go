@@ -73,6 +73,9 @@ func (c *guardedConn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if first := c.packet[0]; first>>4 != typePublish {
+			if c.idle != 0 && !c.session.paceBeside() {
+				return 0, errStopped
+			}
 			c.unread = c.packet
 		} else if err := c.publish(first, c.packet[header:]); err != nil {
 			return 0, err

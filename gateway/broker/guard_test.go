@@ -70,7 +70,7 @@ func (s *stream) SetWriteDeadline(time.Time) error { return nil }
 
 func guardStream(data []byte, chunk int) (*guardedConn, *stream) {
 	s := &stream{r: bytes.NewReader(data), chunk: chunk}
-	return guard(s, nil, time.Second, func() {}), s
+	return guard(s, &session{}, time.Second, func() {}), s
 }
 
 // FuzzGuard feeds arbitrary bytes to the guard. Whatever it passes on is whole

@@ -49,3 +49,25 @@ func TestFloodIsSlowedDown(t *testing.T) {
 		t.Errorf("%d handed over, want %d; %d when the other was served", got, rate+more+1, first)
 	}
 }
+
+// So is one that floods with what is no message: all of it is answered in the end.
+func TestFloodOfPingsIsSlowedDown(t *testing.T) {
+	const rate = 1
+	const ahead = 2*rate + beside
+	const more = ahead / 2 // half a second's worth
+	b := newBench(t, func(c *Config) { c.MaxMessagesPerSecond = rate })
+	flood, other := b.leaf("pump-1", version311), b.leaf("pump-2", version311)
+	began := time.Now()
+	var pings []byte
+	for range ahead + more {
+		pings = append(pings, 0xc0, 0)
+	}
+	flood.send(pings)
+	other.alive()
+	for range ahead + more {
+		flood.expect("an answer to a ping", 0xd0)
+	}
+	if took := time.Since(began); took < 400*time.Millisecond {
+		t.Errorf("%d pings took %v at %d a second", ahead+more, took, ahead)
+	}
+}
