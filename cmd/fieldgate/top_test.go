@@ -64,8 +64,10 @@ func refusing(x snapshot) snapshot {
 	d := &x.devices[1]
 	d.Refused, d.Parked = "token not accepted: status 401 401003 DeviceDisabled: 403012: the device is disabled", true
 	d.RetryAt = x.state.Now.Add(5 * time.Minute)
+	x.state.Store.Lanes["telemetry"] = laneState{Messages: 3, Bytes: 612, LimitBytes: 512 << 20, OldestSeconds: x.state.Now.Sub(noon).Seconds() + 3}
+	x.state.Store.DrainTime = nil
 	x.events = append(x.events, control.Event{
-		Time: noon.Add(-time.Minute), Count: 1, Level: "warning", Part: "uplink", Leaf: d.ID, Message: "hub refuses leaf", Facts: "error=" + d.Refused,
+		Time: noon.Add(-3 * time.Second), Count: 1, Level: "warning", Part: "uplink", Leaf: d.ID, Message: "hub refuses leaf", Facts: "error=" + d.Refused,
 	})
 	return x
 }
@@ -79,9 +81,11 @@ func talking(x snapshot) snapshot {
 			Milliseconds: float64(3 + i), Excerpt: fmt.Appendf(nil, `{"temperature": %d.5}`+"\x1b[2J", i),
 		})
 	}
-	last := x.messages[len(x.messages)-2:]
+	last := x.messages[len(x.messages)-4:]
 	last[0].Lane, last[0].Fate, last[0].Why, last[0].Bytes = "alarm", control.FateRefused, "270000 bytes of at most 262144: message is too large", 270000
-	last[1].Fate = control.FateWaiting
+	for i := range last[1:] {
+		last[1+i].Fate = control.FateWaiting
+	}
 	return x
 }
 
@@ -93,7 +97,7 @@ func cutOff(x snapshot, at int) snapshot {
 	left := float64(22200 - at)
 	x.state.Store.DrainTime, x.state.Store.BufferLeft = nil, &left
 	x.state.Store.Lanes["telemetry"] = laneState{
-		Messages: 28800 + 240*at, Bytes: int64(7<<20 + 60000*at), LimitBytes: 512 << 20, OldestSeconds: float64(120 + at),
+		Messages: 28800 + 240*at, Bytes: int64(3<<20 + 24000*at), LimitBytes: 512 << 20, OldestSeconds: float64(120 + at),
 	}
 	return x
 }
@@ -101,8 +105,9 @@ func cutOff(x snapshot, at int) snapshot {
 // filledUp is where that ends.
 func filledUp(x snapshot, at int) snapshot {
 	x = cutOff(x, at)
-	none := 0.0
-	x.state.Store.BufferLeft = &none
+	none, celsius := 0.0, 85.2
+	x.state.Uplink.Since = noon.Add(-22320 * time.Second)
+	x.state.Store.BufferLeft, x.state.Board.Temperature = &none, &celsius
 	x.state.Store.Failing = "store is full: lane telemetry has reached its 512MiB"
 	x.state.Store.Lanes["telemetry"] = laneState{Messages: 2100000, Bytes: 510 << 20, LimitBytes: 512 << 20, OldestSeconds: 22320}
 	x.state.Path.Rejected = map[string]int64{"full": int64(100 * at)}

@@ -66,6 +66,24 @@ func (c *canvas) line(spans ...span) {
 	c.lines = append(c.lines, b.String())
 }
 
+// wrap adds a text of one tone under a label, on as many lines as it needs, but no
+// more than most; the last is cut.
+func (c *canvas) wrap(name string, t tone, text string, most int) {
+	for n := 1; ; n++ {
+		first := text
+		if room := c.width - labelWidth; n < most && room > 0 && ansi.StringWidth(harmless(text, c.colour)) > room {
+			first, _, _ = strings.Cut(ansi.Wrap(harmless(text, c.colour), room, ""), "\n")
+			text = strings.TrimSpace(strings.TrimPrefix(harmless(text, c.colour), first))
+		} else {
+			text = ""
+		}
+		c.line(label(name), span{t, first})
+		if name = ""; text == "" {
+			return
+		}
+	}
+}
+
 // harmless replaces what would move the cursor or do worse, and where there are no
 // colours, all that an old terminal does not have.
 func harmless(text string, modern bool) string {
@@ -81,7 +99,9 @@ func harmless(text string, modern bool) string {
 }
 
 // label is the first column.
-func label(name string) span { return span{titleTone, fmt.Sprintf("%-8s", name)} }
+func label(name string) span { return span{titleTone, fmt.Sprintf("%-*s", labelWidth, name)} }
+
+const labelWidth = 8
 
 // View implements tea.Model.
 func (s *screen) View() tea.View {
@@ -96,24 +116,18 @@ func (s *screen) lines() []string {
 	c := &canvas{width: max(1, s.width), colour: s.colour}
 	s.awayLine(c)
 	x := s.now()
-	if x == nil {
-		if s.away == nil {
-			c.line(span{text: "asking the daemon ..."})
+	switch {
+	case x == nil && s.away == nil:
+		c.line(span{text: "asking the daemon ..."})
+	case x == nil:
+	case s.away != nil:
+		old := &canvas{width: max(1, c.width-len(isOld))} // without colours: green would say that it is so now
+		s.show(old, x, len(c.lines))
+		for _, line := range old.lines {
+			c.lines = append(c.lines, ansi.Truncate(isOld+line, c.width, ""))
 		}
-	} else {
-		s.head(c, &x.state)
-		s.uplink(c, &x.state)
-		detail := s.open && s.index() >= 0
-		if !detail || s.height >= roomy {
-			s.store(c, &x.state)
-			s.drivers(c, &x.state)
-		}
-		if detail {
-			s.detail(c, x)
-		} else {
-			s.table(c, s.height-len(c.lines)-s.eventRoom()-2)
-			s.events(c, x.events, s.height-len(c.lines)-2)
-		}
+	default:
+		s.show(c, x, 0)
 	}
 	height := max(1, s.height)
 	for len(c.lines) < height-1 {
@@ -122,6 +136,29 @@ func (s *screen) lines() []string {
 	c.lines = c.lines[:height-1]
 	s.help(c)
 	return c.lines
+}
+
+// isOld stands before each line that is not of now.
+const isOld = "old | "
+
+// show shows what the daemon has said, on a screen of which so many lines are taken.
+func (s *screen) show(c *canvas, x *snapshot, taken int) {
+	height := s.height - taken
+	s.head(c, &x.state)
+	t, text := s.verdict(x)
+	c.wrap("STATE", t, text, 3)
+	s.uplink(c, &x.state)
+	detail := s.open && s.index() >= 0
+	if !detail || s.height >= roomy {
+		s.store(c, &x.state)
+		s.drivers(c, &x.state)
+	}
+	if detail {
+		s.detail(c, x, height)
+	} else {
+		s.table(c, height-len(c.lines)-s.eventRoom()-2)
+		s.events(c, x.events, height-len(c.lines)-2)
+	}
 }
 
 // roomy is from how many lines on a leaf is shown in full without hiding anything else.
@@ -140,10 +177,10 @@ func (s *screen) awayLine(c *canvas) {
 	if e, ok := errors.AsType[*url.Error](why); ok {
 		why = e.Err // without what was asked for
 	}
-	c.line(span{text: why.Error()})
+	c.wrap("", plainTone, why.Error(), 2)
 	next := "Start it: systemctl start fieldgate; or name its socket with --socket"
 	if s.now() != nil {
-		next = "Start it: systemctl start fieldgate. What follows is old."
+		next = "Start it: systemctl start fieldgate. What follows is how it was before."
 	}
 	c.line(span{warnTone, next})
 }
@@ -191,7 +228,7 @@ func (s *screen) uplink(c *canvas, x *state) {
 	if u.Attempts > 0 {
 		text += fmt.Sprintf(" (attempt %d)", u.Attempts+1)
 	}
-	c.line(label("UPLINK"), span{badTone, "NOT CONNECTED"}, span{text: text + ", hub " + u.Hub})
+	c.line(label("UPLINK"), span{badTone, "NOT CONNECTED"}, span{text: text})
 	why := "no attempt has failed yet"
 	if u.LastError != "" {
 		why = plainly(u.LastError)
@@ -199,7 +236,7 @@ func (s *screen) uplink(c *canvas, x *state) {
 	if u.Waiting != "" && u.RetryAt.IsZero() {
 		why = "waits for " + u.Waiting + "; " + why
 	}
-	c.line(label(""), span{badTone, why})
+	c.wrap("", badTone, why+", hub "+u.Hub, 2)
 }
 
 // hesitation is what else there is to say of a connection that stands.
@@ -245,15 +282,16 @@ func (s *screen) store(c *canvas, x *state) {
 	}
 	c.line(label("STORE"), s.fullness(x), span{text: text})
 
-	c.line(label(""), span{text: forecast(x) + "dropped: " + byReason(x.Path.Dropped)})
+	next := forecast(x) + "dropped: " + byReason(x.Path.Dropped)
+	if why := x.bound(); why != "" && s.fullness(x).tone == badTone {
+		next = why + "; " + next
+	}
+	c.wrap("", plainTone, next, 2)
 	c.line(label("FLASH"), span{badTone, failing(x)}, span{text: wear(x)})
 }
 
 // forecast says when the store is empty, and when full, as far as that is known.
 func forecast(x *state) (text string) {
-	if why := x.bound(); why != "" {
-		text = why + "; "
-	}
 	switch {
 	case x.stored() == 0:
 		text += "empty; "
@@ -289,12 +327,13 @@ func (x *state) bound() string {
 	return ""
 }
 
-// fullness says loudly that a bound is reached.
+// fullness says loudly that a bound is reached. With a link that stands it is only where
+// messages are turned away: the others go to the hub, however much lies here.
 func (s *screen) fullness(x *state) span {
 	full := func(x *state) float64 { return float64(x.Path.Rejected["full"]) }
 	quota := func(x *state) float64 { return float64(x.Path.Dropped[string(gateway.DropQuota)]) }
 	lane, filled := x.worstLane()
-	if n, _ := s.rate(full); n > 0 || x.bound() != "" {
+	if n, _ := s.rate(full); n > 0 || (x.bound() != "" && !x.Uplink.Connected) {
 		return span{badTone, "FULL, leaves wait: "}
 	}
 	if n, _ := s.rate(quota); n > 0 {
@@ -371,26 +410,31 @@ func (s *screen) table(c *canvas, room int) {
 			connected++
 		}
 	}
-	text := fmt.Sprintf("%d, %d connected", len(x.devices), connected)
+	text := ""
+	if s.filter != "" || s.typing {
+		cursor := map[bool]string{true: "_"}[s.typing]
+		text = fmt.Sprintf("filter \"%s%s\": %d; ", s.filter, cursor, len(s.leaves))
+	}
+	text += fmt.Sprintf("%d, %d connected", len(x.devices), connected)
+	if n[isGone] > 0 {
+		text += fmt.Sprintf(", %d away", n[isGone])
+	}
 	if n[isRefused] > 0 {
 		text += fmt.Sprintf(", %d refused by the hub", n[isRefused])
 	}
 	text += "; by " + orders[s.order].name
-	if s.filter != "" || s.typing {
-		text += fmt.Sprintf("; filter \"%s", s.filter)
-		if s.typing {
-			text += "_"
-		}
-		text += fmt.Sprintf("\": %d", len(s.leaves))
-	}
 	c.line(label("LEAVES"), span{text: text})
 	names := 12
 	for _, r := range s.leaves {
 		names = max(names, min(ansi.StringWidth(r.ID), c.width/3))
 	}
-	c.line(span{titleTone, fmt.Sprintf("  %-*s %-9s %-12s %s", names, "LEAF", "STATE", "LAST SEEN", "TROUBLE")})
 	room = max(1, room-2)
 	first := max(0, min(s.index()-room/2, len(s.leaves)-room))
+	part := ""
+	if room < len(s.leaves) {
+		part = fmt.Sprintf("   (%d to %d of %d)", first+1, first+room, len(s.leaves))
+	}
+	c.line(span{titleTone, fmt.Sprintf("  %-*s %-9s %-12s %s%s", names, "LEAF", "STATE", "LAST SEEN", "TROUBLE", part)})
 	for i := first; i < len(s.leaves) && i < first+room; i++ {
 		s.rowLine(c, &s.leaves[i], names, x.state.Now)
 	}
@@ -417,7 +461,7 @@ func (s *screen) rowLine(c *canvas, r *leafRow, names int, now time.Time) {
 }
 
 // detail shows the chosen leaf in full.
-func (s *screen) detail(c *canvas, x *snapshot) {
+func (s *screen) detail(c *canvas, x *snapshot, height int) {
 	r := &s.leaves[s.index()]
 	c.line(label("LEAF"), span{titleTone, r.ID})
 	say := func(name, text string) {
@@ -458,7 +502,7 @@ func (s *screen) detail(c *canvas, x *snapshot) {
 	}
 	own := slices.DeleteFunc(slices.Clone(x.events), func(e control.Event) bool { return e.Leaf != r.ID })
 	own = own[max(0, len(own)-max(1, s.eventRoom()/2)):]
-	s.messages(c, x, r.ID, s.height-len(c.lines)-len(own)-3)
+	s.messages(c, x, r.ID, height-len(c.lines)-len(own)-3)
 	s.events(c, own, len(own))
 }
 
@@ -470,7 +514,7 @@ func (s *screen) messages(c *canvas, x *snapshot, leaf string, room int) {
 	}
 	c.line(label("MESSAGES"), span{text: map[bool]string{true: " none since the start, or not asked for yet", false: " the last ones, UTC"}[len(list) == 0]})
 	for _, m := range list[max(0, len(list)-max(1, room)):] {
-		tone, name, fate := plainTone, m.Lane, fmt.Sprintf("taken after %.0f ms", m.Milliseconds)
+		tone, name, fate := plainTone, m.Lane, fmt.Sprintf("taken by the hub after %.0f ms", m.Milliseconds)
 		switch m.Fate {
 		case control.FateWaiting:
 			tone, fate = warnTone, "waits for "+short(x.state.Now.Sub(m.Time))
@@ -490,7 +534,9 @@ func (s *screen) messages(c *canvas, x *snapshot, leaf string, room int) {
 
 // events shows the last warnings, the last at the bottom, in so many lines.
 func (s *screen) events(c *canvas, all []control.Event, room int) {
-	c.line(label("WARNINGS"), span{text: map[bool]string{true: " none since the start", false: " the last ones, UTC"}[len(all) == 0]})
+	c.line(label("WARNINGS"), span{text: map[bool]string{
+		true: " none since the start", false: " the last ones, UTC; it is " + s.now().state.Now.UTC().Format("15:04:05") + " now",
+	}[len(all) == 0]})
 	for _, e := range all[max(0, len(all)-max(0, room)):] {
 		tone := warnTone
 		if e.Level == "error" {
