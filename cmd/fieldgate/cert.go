@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/keypair"
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/rights"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 )
@@ -47,6 +48,7 @@ leaf's connection ends. The old one is kept: fieldgate cert rollback.`
 type certChange struct {
 	desk
 	ca         string // file
+	caText     []byte // what is in it, if one is named
 	otherNames bool
 }
 
@@ -58,10 +60,17 @@ func (c *certChange) open(args []string) (p *shownPair, done func(), err error) 
 	if p, err = c.one(args); err != nil {
 		return nil, nil, err
 	}
-	for _, look := range []func() error{c.mayWrite, func() error { return c.alone(p) }, func() error { return c.unlock(p) }} {
-		if err := look(); err != nil {
-			return nil, nil, err
+	if c.ca != "" {
+		if c.caText, err = os.ReadFile(c.ca); err != nil {
+			return nil, nil, &failure{exitNotFound, "cannot read the authority", err, "name a file with certificates in PEM form"}
 		}
+	}
+	if err := c.mayWrite(); err != nil {
+		return nil, nil, err
+	}
+	err = c.who.With(func() error { return cmp.Or(c.alone(p), c.unlock(p)) })
+	if err != nil {
+		return nil, nil, err
 	}
 	done, err = lockFolder(filepath.Dir(c.file))
 	if err != nil {
@@ -80,7 +89,7 @@ func (c *certChange) on(std streams, first int, do func(ctx context.Context, std
 			return err
 		}
 		var out, errs bytes.Buffer
-		err = do(cmd.Context(), streams{nil, &out, &errs}, p, args)
+		err = c.who.With(func() error { return do(cmd.Context(), streams{nil, &out, &errs}, p, args) })
 		done()
 		_, told := errs.WriteTo(std.err)
 		_, wrote := out.WriteTo(std.out)
@@ -103,7 +112,11 @@ func (c *certChange) use(ctx context.Context, std streams, p *shownPair, chain, 
 		return &failure{exitForbidden, what, err, "renew it with the program that has made the link, then: systemctl reload fieldgate"}
 	}
 	if err != nil {
-		return &failure{exitFailed, what, err, "look at the space and the rights there; the old one is untouched"}
+		next := "look at the space and the rights there; the old one is untouched"
+		if errors.Is(err, fs.ErrPermission) && c.who != (rights.User{}) {
+			next = "name files in cert_file and key_file where user " + c.who.String() + ", who renews them later, may write"
+		}
+		return &failure{exitFailed, what, err, next}
 	}
 	proof := &proof{roots: roots, now: c.now}
 	certFile, keyFile := candidate.Files()
@@ -130,14 +143,10 @@ func (c *certChange) roots() (*x509.CertPool, error) {
 	if err != nil {
 		roots = x509.NewCertPool() // a machine without any
 	}
-	if c.ca == "" {
-		return roots, nil
+	if c.ca != "" && !roots.AppendCertsFromPEM(c.caText) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", c.ca)
 	}
-	text, err := os.ReadFile(c.ca)
-	if err == nil && !roots.AppendCertsFromPEM(text) {
-		err = fmt.Errorf("%s holds no certificate in PEM form", c.ca)
-	}
-	return roots, err
+	return roots, nil
 }
 
 // sameNames refuses a certificate by whose names leaves do not know the gateway.
@@ -396,11 +405,15 @@ func (r *renewal) renewAll(cmd *cobra.Command, std streams) error {
 	}
 	var failed error
 	for _, p := range look.pairs {
-		chain, err := p.current()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if root, rerr := look.root(); err == nil && rerr == nil && !root.Signed(chain[0]) {
+		own := true
+		err := look.who.With(func() error {
+			chain, err := p.current()
+			if root, rerr := look.root(); err == nil && rerr == nil {
+				own = root.Signed(chain[0])
+			}
+			return err
+		})
+		if errors.Is(err, fs.ErrNotExist) || !own {
 			continue
 		}
 		one := *r
@@ -490,8 +503,14 @@ waits for it since "cert create-csr --new-key", else the one that is in use.
 			if err != nil {
 				return &failure{exitNotFound, what, err, "name a file with a certificate in PEM form"}
 			}
+			var given []byte
+			if keyFile != "" {
+				if given, err = os.ReadFile(keyFile); err != nil {
+					return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
+				}
+			}
 			return c.on(std, 1, func(ctx context.Context, std streams, p *shownPair, _ []string) error {
-				key, used, err := keyFor(certs[0], keyFile, p)
+				key, used, err := keyFor(certs[0], keyFile, given, p)
 				if err != nil {
 					return &failure{exitRejected, what, err, "name its key with --key, or make a request for a key that is here: fieldgate cert create-csr"}
 				}
@@ -534,15 +553,19 @@ func readChain(in io.Reader, file string) ([]byte, []*x509.Certificate, error) {
 	return parseChain(text)
 }
 
-// keyFor finds the key of a certificate, and the file it is in.
-func keyFor(c *x509.Certificate, given string, p *shownPair) (text []byte, file string, err error) {
+// keyFor finds the key of a certificate, and the file it is in: the one that somebody
+// has named, with what is in it, or "" and one that is here.
+func keyFor(c *x509.Certificate, named string, given []byte, p *shownPair) (text []byte, file string, err error) {
 	files := []string{p.RequestFile(), p.Key}
-	if given != "" {
-		files = []string{given}
+	if named != "" {
+		files = []string{named}
 	}
 	var failed error
 	for _, file := range files {
-		key, err := readKey(file)
+		key, err := openKey(file, given)
+		if named == "" {
+			key, err = readKey(file)
+		}
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue

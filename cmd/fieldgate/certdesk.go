@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/keypair"
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/rights"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
@@ -75,12 +76,15 @@ type desk struct {
 	remote
 	file string // of the configuration
 
+	who   rights.User // with which the files below are worked with
 	pairs []shownPair
 	dir   string // the data folder
 	name  string // of the gateway
 	now   time.Time
 	clock gateway.Instant // where now comes from
 	place seal.Place
+
+	credential *seal.Machine // the machine key, if systemd has handed it to this process
 }
 
 func (d *desk) flags(c *cobra.Command, formats ...string) {
@@ -103,6 +107,9 @@ func (d *desk) open() error {
 	d.dir, d.name = here.resolve(text("gateway.data_dir")), text("gateway.name")
 	here.Gateway = gatewayConfig{DataDir: d.dir, TPM: text("gateway.tpm")}
 	d.place = here.place()
+	if d.credential, err = seal.Find(seal.Place{Credentials: d.place.Credentials}); err == nil {
+		d.place.Credentials = "" // it is for whoever runs this, and nobody else
+	}
 	if d.socket == control.DefaultSocket && text("control.socket") != "" {
 		d.socket = here.resolve(text("control.socket"))
 	}
@@ -113,9 +120,8 @@ func (d *desk) open() error {
 	} else if !errors.Is(err, fs.ErrPermission) { // whoever may only look goes by the machine's clock
 		return &failure{exitFailed, "cannot read the clock", err, "look at /proc, which must be mounted"}
 	}
-	uid, gid, err := d.owner()
-	if err != nil {
-		return err
+	if d.who, err = rights.Lend(d.file, d.dir); err != nil {
+		return &failure{exitForbidden, "cannot tell whose certificates they are", err, "run it as the user of the daemon, with sudo -u"}
 	}
 	for _, l := range listenersOf(s) {
 		if l["plain"] == true {
@@ -127,7 +133,7 @@ func (d *desk) open() error {
 		if cert == "" || key == "" {
 			continue
 		}
-		one := keypair.Place{Cert: here.resolve(cert), Key: here.resolve(key), UID: uid, GID: gid}
+		one := keypair.Place{Cert: here.resolve(cert), Key: here.resolve(key)}
 		i := slices.IndexFunc(d.pairs, func(p shownPair) bool { return p.Place == one })
 		if i < 0 {
 			i, d.pairs = len(d.pairs), append(d.pairs, shownPair{Place: one})
@@ -152,23 +158,6 @@ func listenersOf(s *settings) []map[string]any {
 		}
 	}
 	return all
-}
-
-// owner says who is to own what is written: the daemon reads it, and the data folder is
-// the daemon's.
-func (d *desk) owner() (uid, gid int, err error) {
-	info, err := os.Stat(d.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return -1, -1, nil
-	}
-	if err != nil {
-		return -1, -1, &failure{exitFailed, "cannot look at the data folder", err, "run it as root, or as the user of the daemon"}
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
-		return -1, -1, nil
-	}
-	return int(owner.Uid), int(owner.Gid), nil
 }
 
 // mayWrite refuses whoever would write keys that the daemon cannot read.
@@ -256,14 +245,10 @@ func (p *shownPair) oneFile() bool {
 // root is the authority that signs what create and renew make. It is made when it is
 // needed, and stays for good: leaves have its certificate.
 func (d *desk) root() (*identity.Authority, error) {
-	_, _ = seal.Find(d.place) // it may be sealed
+	_, _ = d.machine() // it may be sealed
 	file := filepath.Join(d.dir, "keys", "root.pem")
 	text, err := seal.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	uid, gid, err := d.owner()
-	if err != nil {
 		return nil, err
 	}
 	a, err := identity.OpenAuthority("Fieldgate "+d.name, string(text), func(text string) error {
@@ -271,7 +256,7 @@ func (d *desk) root() (*identity.Authority, error) {
 			return err
 		}
 		keys := filepath.Dir(file)
-		p := keypair.Place{Cert: keys, UID: uid, GID: gid} // which is in the data folder
+		p := keypair.Place{Cert: keys} // which is in the data folder
 		return errors.Join(p.MakeFolder(keys, 0o700), p.WriteFile(file, d.sealed([]byte(text)), 0o600), syncFolder(keys), syncFolder(d.dir))
 	})
 	if err != nil {
@@ -280,10 +265,19 @@ func (d *desk) root() (*identity.Authority, error) {
 	return a, nil
 }
 
+// machine is the key to seal with. A credential was read before, where it can be.
+func (d *desk) machine() (*seal.Machine, error) {
+	m, err := seal.Find(d.place)
+	if d.credential != nil {
+		return d.credential, nil
+	}
+	return m, err
+}
+
 // sealed is what is written of a secret: itself where there is no machine key, or where
 // it is sealed already.
 func (d *desk) sealed(secret []byte) []byte {
-	m, err := seal.Find(d.place)
+	m, err := d.machine()
 	if err != nil || seal.Sealed(secret) {
 		return secret
 	}
@@ -293,7 +287,7 @@ func (d *desk) sealed(secret []byte) []byte {
 // unlock makes sealed secrets readable. Where the current key of a pair is sealed, the
 // next one must be, too.
 func (d *desk) unlock(p *shownPair) error {
-	_, err := seal.Find(d.place)
+	_, err := d.machine()
 	if errors.Is(err, fs.ErrNotExist) {
 		if text, failed := os.ReadFile(p.Key); failed != nil || !seal.Sealed(text) {
 			return nil
@@ -357,9 +351,18 @@ func samePublic(key crypto.Signer, public crypto.PublicKey) bool {
 
 // readKey reads a private key in PEM form, sealed or in the clear.
 func readKey(file string) (crypto.Signer, error) {
-	text, err := seal.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
+	}
+	return openKey(file, text)
+}
+
+// openKey makes a private key of what was read of a file.
+func openKey(file string, text []byte) (crypto.Signer, error) {
+	text, err := seal.Open(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	key, err := parseKeyText(text)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // Place is where the machine's key is looked for.
 type Place struct {
-	Dir string // the data folder
+	Dir string // the data folder, "" for none
 	// Credentials is the folder in which systemd hands over credentials, "" for none.
 	Credentials string
 	// TPM is a device, or the unix socket of a simulated one; "" for none.
@@ -94,6 +94,9 @@ func credentialKey(p Place) (*Machine, error) {
 }
 
 func tpmKey(p Place) (*Machine, error) {
+	if p.Dir == "" {
+		return nil, fs.ErrNotExist
+	}
 	name := filepath.Join(p.Dir, tpmName)
 	blob, err := os.ReadFile(name)
 	if err != nil {
@@ -110,6 +113,9 @@ func tpmKey(p Place) (*Machine, error) {
 }
 
 func fileKey(p Place) (*Machine, error) {
+	if p.Dir == "" {
+		return nil, fs.ErrNotExist
+	}
 	name := filepath.Join(p.Dir, fileName)
 	info, err := os.Stat(name)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,8 +43,6 @@ var ErrNoFormer = errors.New("there is no former one")
 // or goroutines at once.
 type Place struct {
 	Cert, Key string // files
-	// UID and GID are to own the files; -1 is whoever runs this.
-	UID, GID int
 }
 
 // pass is called between any two steps. A test has the process killed there.
@@ -242,7 +241,8 @@ func (p Place) adopt(sealed func(key []byte) []byte) error {
 	}
 	var texts [2][]byte
 	for i, file := range []string{p.Cert, p.Key} {
-		if texts[i], err = os.ReadFile(file); errors.Is(err, fs.ErrNotExist) {
+		pass()
+		if texts[i], err = p.read(file); errors.Is(err, fs.ErrNotExist) {
 			return nil // half a pair is none
 		} else if err != nil {
 			return err
@@ -256,6 +256,45 @@ func (p Place) adopt(sealed func(key []byte) []byte) error {
 		return err
 	}
 	return p.linkFiles()
+}
+
+// maxFile bounds what is read of a file that somebody has put there.
+const maxFile = 1 << 20
+
+// read reads a file of the pair, also where the link that was made here leads, and
+// nothing but a file: what lies there may have been swapped for a link or a pipe since it
+// was looked at.
+func (p Place) read(file string) ([]byte, error) {
+	at := file
+	if target, err := os.Readlink(file); err == nil && target == p.target(file) {
+		now, err := os.Readlink(p.current())
+		if err != nil {
+			return nil, err
+		}
+		if _, err := strconv.Atoi(now); err != nil {
+			return nil, fmt.Errorf("%s %w, to %s", p.current(), ErrElsewhere, now)
+		}
+		at = filepath.Join(p.dir(), now, filepath.Base(target))
+	}
+	dir, err := p.open(filepath.Dir(at))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(at), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: at, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), at)
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
+		err = &fs.PathError{Op: "read", Path: at, Err: fs.ErrInvalid}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
 // certificates are those in a text in PEM form, without all else.
@@ -334,7 +373,7 @@ func (p Place) prune() error {
 	return errors.Join(err, syncFolder(p.dir()))
 }
 
-// MakeFolder makes a folder for the owner of the place, where there is none. It must be
+// MakeFolder makes a folder where there is none. It must be
 // beneath the folder of the certificate, and is reached from there through no link.
 func (p Place) MakeFolder(dir string, mode fs.FileMode) error {
 	parent, err := p.open(filepath.Dir(dir))
@@ -355,11 +394,10 @@ func (p Place) MakeFolder(dir string, mode fs.FileMode) error {
 	if made != nil {
 		return nil
 	}
-	return errors.Join(f.Chmod(mode), p.own(f))
+	return f.Chmod(mode)
 }
 
-// WriteFile writes a file for the owner of the place, in a folder as MakeFolder makes
-// them: after a power cut it is there whole or not at all, once its folder is synced.
+// WriteFile writes a file in a folder as MakeFolder makes them: after a power cut it is there whole or not at all, once its folder is synced.
 func (p Place) WriteFile(name string, text []byte, mode fs.FileMode) error {
 	dir, err := p.open(filepath.Dir(name))
 	if err != nil {
@@ -373,7 +411,7 @@ func (p Place) WriteFile(name string, text []byte, mode fs.FileMode) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(text)
-	err = errors.Join(err, p.own(f), f.Chmod(mode), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
 		err = unix.Renameat(at, fresh, at, filepath.Base(name))
 	}
@@ -385,22 +423,6 @@ func (p Place) WriteFile(name string, text []byte, mode fs.FileMode) error {
 
 // freshName is one that nobody else has given a file.
 func freshName() string { return ".new-" + rand.Text() }
-
-// own gives the owner of the place what is open. It asks for nothing where that is so
-// already: what runs as a service may not change owners at all.
-func (p Place) own(f *os.File) error {
-	if p.UID < 0 {
-		return nil
-	}
-	var now unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
-		return err
-	}
-	if int(now.Uid) == p.UID && int(now.Gid) == p.GID {
-		return nil
-	}
-	return f.Chown(p.UID, p.GID)
-}
 
 // open opens a folder. From that of the certificate downwards it goes through no link:
 // the daemon's user may own the folders there, and would lead root, who writes into

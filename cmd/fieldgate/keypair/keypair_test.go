@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 func placeIn(dir string) Place {
-	return Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "gw.key"), -1, -1}
+	return Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "gw.key")}
 }
 
 // change goes back, or swaps in a pair whose files both say what.
@@ -130,7 +130,7 @@ func TestPlacesApartAndMoved(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "secrets"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	apart := Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "secrets", "gw.key"), -1, -1}
+	apart := Place{filepath.Join(dir, "gw.crt"), filepath.Join(dir, "secrets", "gw.key")}
 	mustChange(t, apart, "one")
 	mustChange(t, apart, "two")
 	if got := look(t, apart); got != "two" {
@@ -153,7 +153,7 @@ func TestPlacesApartAndMoved(t *testing.T) {
 // What another program renews is left to it.
 func TestLinkOfOthersIsLeftAlone(t *testing.T) {
 	p := placeIn(t.TempDir())
-	put(t, Place{p.Cert + ".live", p.Key, -1, -1}, "live")
+	put(t, Place{p.Cert + ".live", p.Key}, "live")
 	if err := os.Symlink("gw.crt.live", p.Cert); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,6 @@ func TestLinksInTheFoldersLeadNowhere(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			defer func() { pass = func() {} }()
 			p, victim := placeIn(t.TempDir()), t.TempDir()
-			p.UID, p.GID = os.Geteuid(), os.Getegid()
 			if err := errors.Join(os.Mkdir(filepath.Join(victim, "1"), 0o700), os.Chmod(victim, 0o700)); err != nil {
 				t.Fatal(err)
 			}
@@ -266,6 +265,59 @@ func TestLinksInTheFoldersLeadNowhere(t *testing.T) {
 			}
 			if list, err := filepath.Glob(filepath.Join(victim, "1", "*")); err != nil || len(list) != 0 {
 				t.Errorf("behind the link there is %v, %v", list, err)
+			}
+		})
+	}
+}
+
+// Files that are swapped for links or pipes after they were looked at are not read.
+func TestAdoptedFilesAreFiles(t *testing.T) {
+	for _, kind := range []string{"link", "pipe"} {
+		t.Run(kind, func(t *testing.T) {
+			defer func() { pass = func() {} }()
+			victim := filepath.Join(t.TempDir(), "victim")
+			if err := os.WriteFile(victim, []byte("of somebody else"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			swapped := 0
+			for step, ended := 0, false; !ended; step++ {
+				p := placeIn(t.TempDir())
+				put(t, p, "by hand")
+				c, err := p.Stage(says("new"), says("new"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				left := step
+				pass = func() {
+					if left--; left != -1 {
+						return
+					}
+					swapped++
+					err := os.Remove(p.Key)
+					if kind == "link" {
+						err = errors.Join(err, os.Symlink(victim, p.Key))
+					} else {
+						err = errors.Join(err, syscall.Mkfifo(p.Key, 0o600))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				_ = c.Swap(func(key []byte) []byte { return key })
+				pass = func() {}
+				ended = left >= 0
+				keys, err := filepath.Glob(filepath.Join(filepath.Dir(p.Cert), "gw.crt.d", "*", "key.pem"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, key := range keys {
+					if text, err := os.ReadFile(key); err != nil || !bytes.Equal(text, says("by hand")) && !bytes.Equal(text, says("new")) {
+						t.Errorf("swapped at step %d, %s holds %q, %v", step, key, text, err)
+					}
+				}
+			}
+			if swapped < 5 {
+				t.Errorf("it was swapped at %d steps only", swapped)
 			}
 		})
 	}
@@ -308,7 +360,7 @@ func TestKeysOfAdoptedFiles(t *testing.T) {
 // Files of somebody else stay, whatever they are called.
 func TestOtherFilesStay(t *testing.T) {
 	p := placeIn(t.TempDir())
-	other := Place{p.Cert + ".new", p.Key + ".new", -1, -1}
+	other := Place{p.Cert + ".new", p.Key + ".new"}
 	put(t, other, "bought")
 	mustChange(t, p, "one")
 	mustChange(t, p, "two")
