@@ -253,20 +253,37 @@ func lockFolder(dir string) (unlock func(), err error) {
 // holder says which process has locked a file (proc_locks(5)), as far as that can be
 // seen.
 func holder(f *os.File) string {
-	var s unix.Stat_t
-	text, err := os.ReadFile("/proc/locks")
-	if err := errors.Join(err, unix.Fstat(int(f.Fd()), &s)); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return "another process"
+	}
+	pid, _, _ := lockedBy(info)
+	if pid == "" {
+		return "another process"
+	}
+	name, _ := os.ReadFile("/proc/" + pid + "/comm") // not everybody may
+	return strings.TrimSpace("process " + pid + " " + string(name))
+}
+
+// lockedBy says whether a file is locked (proc_locks(5)), and by which process, as far
+// as that can be seen.
+func lockedBy(info fs.FileInfo) (pid string, locked bool, err error) {
+	text, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return "", false, err
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", false, fs.ErrInvalid
 	}
 	at := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(s.Dev)), unix.Minor(uint64(s.Dev)), s.Ino)
 	for line := range strings.Lines(string(text)) {
 		// 1: FLOCK  ADVISORY  WRITE 708 fe:01:1234 0 EOF
 		if field := strings.Fields(line); len(field) > 5 && field[1] == "FLOCK" && field[5] == at {
-			name, _ := os.ReadFile("/proc/" + field[4] + "/comm") // not everybody may
-			return strings.TrimSpace("process " + field[4] + " " + string(name))
+			return field[4], true, nil
 		}
 	}
-	return "another process"
+	return "", false, nil
 }
 
 // lockHint says what to do when a folder cannot be locked.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/board/slots"
+	"github.com/fieldgate/fieldgate/gateway/control"
 )
 
 func updateCommand(std streams) *cobra.Command {
@@ -138,10 +139,23 @@ now has its turn again. The hub cannot ask for that.`,
 	return c
 }
 
+// stateTime is how long the daemon may take to say how it is.
+var stateTime = control.DefaultTimeout
+
 // install installs a bundle that came from an address, "" for an operator's file, and
 // notes what becomes of it. Before, it remembers whether the hub is reached now: what is
 // installed is judged by that.
 func (u *updater) install(ctx context.Context, m *slots.Machine, file, url string, older bool, progress func(int, string)) error {
+	done, err := u.alone()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return u.installAlone(ctx, m, file, url, older, progress)
+}
+
+// installAlone is install for whoever is alone at it.
+func (u *updater) installAlone(ctx context.Context, m *slots.Machine, file, url string, older bool, progress func(int, string)) error {
 	now := updateState{State: updateInstalling, URL: url}
 	err := u.installNoting(ctx, m, file, &now, older, progress)
 	switch {
@@ -161,7 +175,10 @@ func (u *updater) installNoting(ctx context.Context, m *slots.Machine, file stri
 	}
 	before := hubDown
 	var s state
-	if u.daemon.client().State(ctx, &s) == nil && s.Uplink.Connected {
+	// A daemon that is hung, or was taken over, must not keep its successor out.
+	asking, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	if u.daemon.client().State(asking, &s) == nil && s.Uplink.Connected {
 		before = hubUp
 	}
 	if err := errors.Join(m.Remember(noteBefore, now.Version+" "+before), noteState(m, *now)); err != nil {

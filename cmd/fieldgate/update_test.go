@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/prop"
@@ -313,4 +315,29 @@ func TestUpdateWithoutRAUC(t *testing.T) {
 	if _, said, code := f.run(t, "status"); code != exitNotRunning || !strings.Contains(said, "no slots") {
 		t.Errorf("%d\n%s", code, said)
 	}
+}
+
+// A daemon that says nothing does not keep its successor out.
+func TestUpdateDespiteSilentDaemon(t *testing.T) {
+	defer func(d time.Duration) { stateTime = d }(stateTime)
+	stateTime = 50 * time.Millisecond
+	f := newFakeRAUC(t)
+	f.socket = filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	bundle := mustWrite(t, filepath.Join(t.TempDir(), "new.raucb"), []byte("signed 1.5.0"))
+	if out, said, code := f.run(t, "install", bundle); code != exitOK {
+		t.Errorf("%d %s%s", code, out, said)
+	}
+	if got := f.recall(noteBefore); got != "1.5.0 "+hubDown {
+		t.Errorf("remembered is %q", got)
+	}
+}
+
+func (f *fakeRAUC) recall(name string) string {
+	text, _ := os.ReadFile(filepath.Join(f.kept, name))
+	return string(text)
 }

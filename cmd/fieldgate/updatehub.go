@@ -71,6 +71,8 @@ const (
 	bundleReserve = 64 << 20
 	// fetchIdle is how long a server may be silent.
 	fetchIdle = 2 * time.Minute
+	// maxRedirects is how often a server may name another address.
+	maxRedirects = 10
 	// maxOrder bounds what a method's caller, or the daemon's file, may say.
 	maxOrder = 16 << 10
 )
@@ -155,12 +157,17 @@ func newFetcher(cfg *config, clock gateway.Clock, log *slog.Logger) (*fetcher, e
 		cfg: cfg.Update, dir: filepath.Join(cfg.Gateway.DataDir, orderFolder), kept: keptFolder(), client: client, log: log,
 		free: func() int64 { return machineOf(cfg.Gateway.DataDir).Free }, orders: make(chan order, 1),
 	}
-	client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
+	client.CheckRedirect = func(r *http.Request, former []*http.Request) error {
 		if !f.cfg.allows(r.URL) {
 			return errors.New("it leads to an address that [update] from does not allow")
 		}
+		if len(former) > maxRedirects {
+			return fmt.Errorf("it leads on more than %d times", maxRedirects)
+		}
+		r.Header.Del("Referer") // the former address, with what may be a secret
 		return nil
 	}
+	f.recall()
 	return f, nil
 }
 
@@ -184,8 +191,10 @@ func (f *fetcher) ask(body []byte) (status int, said string) {
 	if f.busy || f.installing() {
 		return http.StatusConflict, "an update is under way"
 	}
+	if err := f.noteLocked(updateState{State: updateFetching, URL: bare(u)}); err != nil {
+		return http.StatusInternalServerError, "the order cannot be kept: " + err.Error()
+	}
 	f.busy = true
-	f.now = updateState{State: updateFetching, URL: bare(u), Time: time.Now().UTC()}
 	f.orders <- o // there is room: busy
 	return http.StatusAccepted, "accepted"
 }
@@ -197,6 +206,74 @@ func (f *fetcher) installing() bool {
 	}
 	s := readUpdateState(f.kept)
 	return s != nil && s.State == updateInstalling && s.Boot == bootID()
+}
+
+// noteLocked notes the state of the order that is taken here, for the next start of the
+// daemon too. After an error it is as before.
+func (f *fetcher) noteLocked(s updateState) error {
+	s.Time = time.Now().UTC()
+	text, _ := json.Marshal(s) // plain values: it cannot fail
+	if err := os.MkdirAll(filepath.Dir(f.dir), 0o700); err != nil {
+		return err
+	}
+	if err := writeNew(f.dir+".json", string(text), 0o600); err != nil {
+		return err
+	}
+	f.now = s
+	return nil
+}
+
+// recall brings back what a former start of the daemon has noted. What was fetched then
+// was not fetched to its end, and the hub is told.
+func (f *fetcher) recall() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	text, err := os.ReadFile(f.dir + ".json")
+	if err != nil || json.Unmarshal(text, &f.now) != nil {
+		f.now = updateState{}
+		return
+	}
+	noted := notedUpdateState(f.kept)
+	told := noted != nil && !noted.Time.Before(f.now.Time)
+	if f.now.State == updateFetching || f.now.State == updateFetched && !told && !f.installing() && !updateRuns(f.kept) {
+		f.endLocked(errInterrupted)
+	}
+}
+
+// errInterrupted is told instead of what an end of the daemon looks like from within.
+var errInterrupted = errors.New("the daemon was started anew while it was fetched: call the method again")
+
+// endLocked notes how fetching ended.
+func (f *fetcher) endLocked(err error) {
+	s := f.now
+	s.State = updateFetched
+	if err != nil {
+		s.State, s.Error = updateFailed, err.Error()
+	}
+	if err := f.noteLocked(s); err != nil {
+		f.log.Warn("cannot keep the state of an update", "error", err)
+		s.Time, f.now = time.Now().UTC(), s
+	}
+	f.log.Info("update", "state", f.now.State, "url", f.now.URL, "error", f.now.Error)
+}
+
+// tidy removes what a former start of the daemon has left in the folder: what was not
+// whole, and a bundle without an order. Root is left alone that takes one.
+func (f *fetcher) tidy() error {
+	leave := []string{filepath.Join(f.dir, "part")}
+	order := filepath.Join(f.dir, orderFile)
+	info, err := os.Lstat(order)
+	if err == nil && !info.Mode().IsRegular() {
+		leave, err = append(leave, order), fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) && !updateRuns(f.kept) {
+		leave = append(leave, filepath.Join(f.dir, orderBundle))
+	}
+	err = nil
+	for _, name := range leave {
+		err = errors.Join(err, os.RemoveAll(name))
+	}
+	return err
 }
 
 // bare is an address without what may be a secret.
@@ -228,20 +305,24 @@ func (f *fetcher) state() *updateState {
 
 // Run fetches what is asked for until ctx ends.
 func (f *fetcher) Run(ctx context.Context) error {
-	if err := os.RemoveAll(filepath.Join(f.dir, "part")); err != nil {
-		return err
+	if err := f.tidy(); err != nil {
+		f.log.Warn("cannot remove what is left of a former update", "error", err)
 	}
 	for {
 		select {
 		case o := <-f.orders:
 			err := f.fetch(ctx, o)
+			if err != nil && ctx.Err() != nil {
+				err = errInterrupted
+			}
 			f.mu.Lock()
 			f.busy = false
-			f.now.State, f.now.Time = updateFetched, time.Now().UTC()
-			if err != nil {
-				f.now.State, f.now.Error = updateFailed, err.Error()
+			f.endLocked(err)
+			if err == nil { // root notes what follows, which is later
+				if err = f.lay(o); err != nil {
+					f.endLocked(err)
+				}
 			}
-			f.log.Info("update", "state", f.now.State, "url", f.now.URL, "error", f.now.Error)
 			f.mu.Unlock()
 		case <-ctx.Done():
 			return nil
@@ -249,21 +330,29 @@ func (f *fetcher) Run(ctx context.Context) error {
 	}
 }
 
-// fetch brings a bundle into the folder, and lays the order beside it.
+// lay lays an order beside its bundle.
+func (f *fetcher) lay(o order) error {
+	text, _ := json.Marshal(o) // plain values: it cannot fail
+	return writeNew(filepath.Join(f.dir, orderFile), string(text), 0o600)
+}
+
+// fetch brings a bundle into the folder.
 func (f *fetcher) fetch(ctx context.Context, o order) error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}
-	part := filepath.Join(f.dir, "part")
-	err := f.download(ctx, o.URL, part)
+	part, bundle := filepath.Join(f.dir, "part"), filepath.Join(f.dir, orderBundle)
+	err := errors.Join(os.RemoveAll(part), os.RemoveAll(bundle)) // whatever lies there
 	if err == nil {
-		err = os.Rename(part, filepath.Join(f.dir, orderBundle))
+		err = f.download(ctx, o.URL, part)
+	}
+	if err == nil {
+		err = os.Rename(part, bundle)
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(part))
 	}
-	text, _ := json.Marshal(o) // plain values: it cannot fail
-	return writeNew(filepath.Join(f.dir, orderFile), string(text), 0o600)
+	return nil
 }
 
 // download writes what is at an address into a file, synced.
@@ -356,8 +445,21 @@ type updateState struct {
 // noteUpdate is the name of the note with an updateState.
 const noteUpdate = "update"
 
-// readUpdateState returns what is noted, nil for nothing.
+// readUpdateState returns what is noted, nil for nothing. Of an installation whose
+// process is no more, and has not said how it ended, it says so.
 func readUpdateState(kept string) *updateState {
+	s := notedUpdateState(kept)
+	if s == nil || s.State != updateInstalling || s.Boot != bootID() || updateRuns(kept) {
+		return s
+	}
+	// It may have ended well just now.
+	if s = notedUpdateState(kept); s != nil && s.State == updateInstalling {
+		s.State, s.Error = updateFailed, "what installed it was ended before it could say how that went; look at the log: journalctl -u rauc"
+	}
+	return s
+}
+
+func notedUpdateState(kept string) *updateState {
 	text, err := os.ReadFile(filepath.Join(kept, noteUpdate))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

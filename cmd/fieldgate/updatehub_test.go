@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -31,6 +34,7 @@ type ordered struct {
 	dir    string // of the configuration
 	daemon *daemon
 	asked  atomic.Int64 // of the server
+	told   atomic.Value // by whoever was led on to a bundle: the address before
 }
 
 // newOrdered starts all of it. The server has bundles by name, and "/elsewhere" leads to
@@ -42,6 +46,14 @@ func newOrdered(t *testing.T, transport string, bundles map[string]string) *orde
 		name, allowed := strings.CutPrefix(r.URL.Path, "/fieldgate/")
 		text, there := bundles[name]
 		switch {
+		case name == "loop":
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		case name == "led-on":
+			http.Redirect(w, r, "/fieldgate/1.5.0", http.StatusFound)
+		case name == "slow":
+			w.Header().Set("Content-Length", "1000")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
 		case name == "elsewhere":
 			http.Redirect(w, r, "/secret/1.5.0?token=canary", http.StatusFound)
 		case name == "broken":
@@ -53,6 +65,7 @@ func newOrdered(t *testing.T, transport string, bundles map[string]string) *orde
 			w.Write([]byte("signed"))
 			w.(http.Flusher).Flush()
 		case allowed && there:
+			o.told.Store(r.Referer())
 			w.Header().Set("Content-Length", fmt.Sprint(len(text)))
 			w.Write([]byte(text))
 		default:
@@ -253,7 +266,7 @@ func TestUpdateByHubRefused(t *testing.T) {
 	}
 
 	for name, want := range map[string]string{
-		"absent": "404", "elsewhere": "does not allow", "broken": "broken off after 12 of 1000 bytes", "huge": "at most", "endless": "how large",
+		"absent": "404", "elsewhere": "does not allow", "loop": "more than 10 times", "broken": "broken off after 12 of 1000 bytes", "huge": "at most", "endless": "how large",
 	} {
 		o.order(name)
 		u := o.reported(func(u updateState) bool { return u.State == updateFailed && strings.HasSuffix(u.URL, "/"+name) })
@@ -280,6 +293,159 @@ func TestUpdateByHubRefused(t *testing.T) {
 	}
 }
 
+// Whoever is led on to another server does not tell it the address before, and in the
+// place of a bundle there may be anything.
+func TestUpdateIsLedOn(t *testing.T) {
+	o := newOrdered(t, dial.AMQP, map[string]string{"1.5.0": "signed 1.5.0"})
+	for _, name := range []string{"part", orderBundle} {
+		if err := os.MkdirAll(filepath.Join(o.dir, "data", "update", name, "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.order("led-on")
+	o.reported(func(u updateState) bool { return u.State == updateFetched })
+	if told := o.told.Load(); told != "" {
+		t.Errorf("the next server was told %q", told)
+	}
+	if said, code, _ := o.root(); code != exitOK {
+		t.Errorf("%d\n%s", code, said)
+	}
+	if code := o.daemon.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A daemon that ends while it fetches says so when it is there again, however it ended;
+// then the hub can ask anew.
+func TestUpdateInterrupted(t *testing.T) {
+	o := newOrdered(t, dial.AMQP, map[string]string{"1.5.0": "signed 1.5.0"})
+	file := filepath.Join(o.dir, "fieldgate.toml")
+	for _, kill := range []bool{false, true} {
+		o.order("slow")
+		o.reported(func(u updateState) bool { return u.State == updateFetching })
+		noted := filepath.Join(o.dir, "data", "update.json")
+		was, err := os.ReadFile(noted)
+		if err != nil || strings.Contains(string(was), "canary") {
+			t.Fatalf("%s, %v", was, err)
+		}
+		if code := o.daemon.end(); code != exitOK {
+			t.Errorf("exit code %d", code)
+		}
+		if kill { // as it was found then
+			mustWrite(t, noted, was)
+			mustWrite(t, filepath.Join(o.dir, "data", "update", "part"), []byte("half"))
+		}
+		o.daemon = start(t, file)
+		u := o.reported(func(u updateState) bool { return u.State == updateFailed })
+		if want := o.server.URL + "/fieldgate/slow"; u.URL != want || !strings.Contains(u.Error, "started anew while it was fetched") {
+			t.Errorf("killed %v: it says %+v", kill, u)
+		}
+	}
+	o.order("1.5.0")
+	o.reported(func(u updateState) bool { return u.State == updateFetched })
+	if code := o.daemon.end(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// What is left in the folder goes when the daemon starts: all but an order and its
+// bundle, and what root is at. That it cannot go does not end the daemon.
+func TestUpdateLeftovers(t *testing.T) {
+	kept := t.TempDir()
+	begin := func(dir string) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		f := &fetcher{dir: dir, kept: kept, log: slog.New(slog.DiscardHandler)}
+		return f.Run(ctx)
+	}
+	lay := func(names ...string) (dir string) {
+		t.Helper()
+		dir = t.TempDir()
+		for _, name := range names {
+			name, folder := strings.CutSuffix(filepath.Join(dir, name), "+")
+			if folder {
+				if err := os.MkdirAll(filepath.Join(name, "full"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			mustWrite(t, name, nil)
+		}
+		return dir
+	}
+	for _, c := range []struct {
+		name       string
+		laid, left []string
+	}{
+		{"a bundle without an order", []string{orderBundle, "part"}, nil},
+		{"folders", []string{orderBundle + "+", "part+", orderFile + "+"}, nil},
+		{"an order", []string{orderBundle, orderFile, "part"}, []string{orderBundle, orderFile}},
+	} {
+		dir := lay(c.laid...)
+		if err := begin(dir); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		var left []string
+		list, err := os.ReadDir(dir)
+		for _, e := range list {
+			left = append(left, e.Name())
+		}
+		if err != nil || !slices.Equal(left, c.left) {
+			t.Errorf("%s: left are %v, %v", c.name, left, err)
+		}
+	}
+	u := updater{kept: kept}
+	done, err := u.alone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := lay(orderBundle)
+	if err := begin(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, orderBundle)); err != nil {
+		t.Errorf("while root takes an update: %v", err)
+	}
+	done()
+	if err := begin(mustWrite(t, filepath.Join(t.TempDir(), "file"), nil)); err != nil {
+		t.Errorf("where nothing can be removed: %v", err)
+	}
+}
+
+// An installation whose process was killed does not stand in the way of the next, and
+// one that runs does.
+func TestUpdateKilled(t *testing.T) {
+	rauc := newFakeRAUC(t)
+	text, err := json.Marshal(updateState{State: updateInstalling, Version: "1.5.0", Boot: bootID(), Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, filepath.Join(rauc.kept, noteUpdate), text)
+	f := &fetcher{dir: t.TempDir(), kept: rauc.kept}
+	u := updater{kept: rauc.kept}
+	done, err := u.alone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := readUpdateState(rauc.kept); s.State != updateInstalling || !f.installing() {
+		t.Errorf("while it runs it is %+v", s)
+	}
+	bundle := mustWrite(t, filepath.Join(t.TempDir(), "new.raucb"), []byte("signed 1.5.0"))
+	if _, said, code := rauc.run(t, "install", bundle); code != exitFailed || !strings.Contains(said, "another update is being installed") {
+		t.Errorf("another one: %d %s", code, said)
+	}
+	done()
+	if s := readUpdateState(rauc.kept); s.State != updateFailed || !strings.Contains(s.Error, "ended before") || f.installing() {
+		t.Errorf("when it was killed it is %+v", s)
+	}
+	if out, said, code := rauc.run(t, "install", bundle); code != exitOK {
+		t.Errorf("the next one: %d %s%s", code, out, said)
+	}
+	if s := readUpdateState(rauc.kept); s.State != updateInstalled {
+		t.Errorf("then it is %+v", s)
+	}
+}
+
 // What is said after the next start of the machine.
 func TestUpdateAfterStart(t *testing.T) {
 	rauc := newFakeRAUC(t)
@@ -291,6 +457,9 @@ func TestUpdateAfterStart(t *testing.T) {
 		{updateInstalling, "1.5.0", updateFailed, "started anew while"},
 		{updateRefused, "1.5.0", updateRefused, ""},
 	} {
+		if err := os.MkdirAll(filepath.Join(rauc.kept, orderBundle, "full"), 0o700); err != nil { // left by a cut of power
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(rauc.kept, noteUpdate), []byte(`{"state":"`+c.state+`","version":"`+c.version+`"}`), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -299,6 +468,9 @@ func TestUpdateAfterStart(t *testing.T) {
 		}
 		if s := readUpdateState(rauc.kept); s == nil || s.State != c.want || !strings.Contains(s.Error, c.says) {
 			t.Errorf("%s %s became %+v, want %s", c.state, c.version, s, c.want)
+		}
+		if _, err := os.Lstat(filepath.Join(rauc.kept, orderBundle)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what was left stays: %v", err)
 		}
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/fieldgate/fieldgate/board/slots"
 )
@@ -38,6 +40,11 @@ otherwise. For systemd, which runs it as root when there is an order.`,
 
 // take installs what was ordered, and has the machine start anew.
 func (u *updater) take(ctx context.Context, m *slots.Machine, dir string, said io.Writer) error {
+	done, err := u.alone()
+	if err != nil {
+		return err
+	}
+	defer done()
 	o, err := takeOrder(dir)
 	if err != nil {
 		return err
@@ -55,11 +62,46 @@ func (u *updater) take(ctx context.Context, m *slots.Machine, dir string, said i
 	if err := ordinary(bundle); err != nil {
 		return u.noteEnd(m, o, err)
 	}
-	err = u.install(ctx, m, bundle, o.URL, false, func(percent int, doing string) { fmt.Fprintf(said, "%3d%% %s\n", percent, doing) })
+	err = u.installAlone(ctx, m, bundle, o.URL, false, func(percent int, doing string) { fmt.Fprintf(said, "%3d%% %s\n", percent, doing) })
 	if err != nil || o.Restart != nil && !*o.Restart {
 		return err
 	}
 	return m.Restart(ctx)
+}
+
+// updateLock is the file that whoever installs an update has locked.
+const updateLock = "update.lock"
+
+// alone keeps others from installing an update until done, and shows that this process
+// lives. The lock goes with the process, however that ends.
+func (u *updater) alone() (done func(), err error) {
+	if err := os.MkdirAll(u.kept, 0o755); err != nil {
+		return nil, err
+	}
+	// The daemon's user may see it and not open it: who could would keep root out.
+	f, err := os.OpenFile(filepath.Join(u.kept, updateLock), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another update is being installed")
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// updateRuns says whether a process installs an update. Whoever cannot see that takes it
+// for so.
+func updateRuns(kept string) bool {
+	info, err := os.Stat(filepath.Join(kept, updateLock))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	_, runs, err := lockedBy(info)
+	return runs || err != nil
 }
 
 // noteEnd notes an error that came before the installation, and returns it.
@@ -124,8 +166,16 @@ func noteState(m *slots.Machine, s updateState) error {
 // noteStart notes what became of an installation before this start: what runs is what
 // was installed, or it is not.
 func noteStart(m *slots.Machine, kept string, running slots.Slot) error {
-	s := readUpdateState(kept)
-	if s == nil || s.Boot == bootID() {
+	s := notedUpdateState(kept)
+	if s != nil && s.Boot == bootID() {
+		return nil
+	}
+	if !updateRuns(kept) {
+		if err := os.RemoveAll(filepath.Join(kept, orderBundle)); err != nil { // left by a cut of power
+			return err
+		}
+	}
+	if s == nil {
 		return nil
 	}
 	switch s.State {

@@ -273,7 +273,20 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 		return err
 	}
 	defer body.Close()
-	return json.NewDecoder(body).Decode(v)
+	return decode(body, v)
+}
+
+// maxAnswer bounds an answer, in bytes: root asks a daemon that may have been taken over.
+// The state of 1,000 leaves is one or two million.
+const maxAnswer = 64 << 20
+
+func decode(body io.Reader, v any) error {
+	bounded := &io.LimitedReader{R: body, N: maxAnswer}
+	err := json.NewDecoder(bounded).Decode(v)
+	if err != nil && bounded.N <= 0 {
+		return fmt.Errorf("the daemon's answer is larger than %d bytes", maxAnswer)
+	}
+	return err
 }
 
 func (c *Client) post(ctx context.Context, path string, v any) (int, error) {
@@ -293,7 +306,7 @@ func (c *Client) ask(ctx context.Context, path string, text []byte, v any) error
 		return err
 	}
 	defer body.Close()
-	return json.NewDecoder(body).Decode(v)
+	return decode(body, v)
 }
 
 // do returns the body of an answer that is a success.

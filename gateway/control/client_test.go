@@ -1,13 +1,16 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A connection that the other end has closed before anything was sent over it, as to a
@@ -58,5 +61,32 @@ func TestAConnectionClosedBeforeTheRequest(t *testing.T) {
 	nobody := newClient(func(context.Context) (net.Conn, error) { return nil, errors.New("nobody is there") })
 	if _, err := nobody.do(t.Context(), http.MethodGet, "/", nil); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "nobody is there") {
 		t.Errorf("without a daemon: %v", err)
+	}
+}
+
+// Root asks a daemon that may have been taken over.
+func TestAnEndlessAnswer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blank := bytes.Repeat([]byte(" "), 1<<20)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for err := error(nil); err == nil; {
+			_, err = w.Write(blank)
+		}
+	})}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	defer func() {
+		server.Close()
+		<-ended
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var state any
+	if err := NewClient(socket).State(ctx, &state); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("got %v", err)
 	}
 }
