@@ -436,6 +436,22 @@ func TestOwnIdentity(t *testing.T) {
 	}
 }
 
+// Over MQTT a leaf may be called like the gateway's own device, but not where that has a
+// method of its own.
+func TestOwnDeviceIsNoLeaf(t *testing.T) {
+	own := strings.NewReplacer(
+		"\"auto\"", "\"mqtt-ws\"", "key_file = \"pump-1.key\"\n", "", "[hub]\n", "[hub]\ndevice_id = \"pump-1\"\nkey_file = \"pump-1.key\"\n",
+	).Replace(exampleText(t))
+	if _, err := loadConfig(folder(t, own)); err != nil {
+		t.Errorf("without updates: %v", err)
+	}
+	_, err := loadConfig(folder(t, own+"\n[update]\nfrom = [\"https://updates.example/\"]\n"))
+	mistakes, _ := errors.AsType[invalid](err)
+	if len(mistakes) != 1 || !strings.Contains(mistakes[0].Message, `"pump-1" is the gateway's own device`) {
+		t.Errorf("with updates: %v", err)
+	}
+}
+
 // FuzzConfig: no text in the file can bring the program down, or is turned away
 // without a place in it.
 func FuzzConfig(f *testing.F) {

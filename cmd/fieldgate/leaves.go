@@ -145,7 +145,9 @@ func (l *loader) checkAuth(c *leafConfig) error {
 		return gateway.BadKey("auth", "over MQTT there is no way for a leaf's own token: write transport = \"amqp\" under [hub]")
 	case c.Auth == identity.AuthGateway && l.Hub.Own.DeviceID == "":
 		return gateway.BadKey("auth", "the gateway has no identity of its own: write its device_id and key_file under [hub]")
-	case c.ID == l.Hub.Own.DeviceID && !l.Hub.overMQTT():
+	case c.ID == l.Hub.Own.DeviceID && (!l.Hub.overMQTT() || len(l.Update.From) > 0):
+		// Over MQTT a leaf of that id has its twin, and the calls of its methods: not where
+		// there is one that the gateway answers, and whose payload is not for leaves.
 		return gateway.BadKey("id", "%q is the gateway's own device at the hub: write another id, or another device_id under [hub]", c.ID)
 	case c.Auth == identity.AuthKey && c.KeyFile == "":
 		return l.keyMissing()
