@@ -248,11 +248,10 @@ func tapFilter(leaf, filter string) (subscription, error) {
 	}
 	if leaf == "" {
 		for _, topic := range []string{"leaf/+/telemetry", "leaf/+/alarm", saidTopics + "/+"} {
-			for range strings.Count(filter, "/") + 1 {
-				if plain.Overlap(filter, topic) {
-					return subscription{filter: filter}, nil
-				}
-				topic += "/+" // a channel may have levels
+			// A channel may have levels, and no more than the filter need be looked at.
+			more := max(0, strings.Count(filter, "/")-strings.Count(topic, "/"))
+			if plain.Overlap(filter, topic+strings.Repeat("/+", more)) {
+				return subscription{filter: filter}, nil
 			}
 		}
 		return refused("what leaves send is on leaf/{id}/telemetry/… and leaf/{id}/alarm/…, what the gateway says of itself on fieldgate/…; what a leaf hears comes in its place only")

@@ -216,3 +216,32 @@ func TestTapFilters(t *testing.T) {
 		}
 	})
 }
+
+// What a filter of an operator costs grows with its length, not with the square of it;
+// and it is taken exactly if it matches something that is said, of however many levels.
+func TestFilterOfManyLevels(t *testing.T) {
+	said := [][]string{{"leaf", "+", "telemetry"}, {"leaf", "+", "alarm"}, {saidTopics, "+"}}
+	rapid.Check(t, func(t *rapid.T) {
+		levels := rapid.SliceOfN(rapid.SampledFrom([]string{"leaf", "+", "telemetry", "alarm", saidTopics, "x", ""}), 1, 7).Draw(t, "levels")
+		if rapid.Bool().Draw(t, "rest") {
+			levels = append(levels, "#")
+		}
+		filter, want := strings.Join(levels, "/"), false
+		for _, topic := range said {
+			for range len(levels) + 1 {
+				want = want || plain.Overlap(filter, strings.Join(topic, "/"))
+				topic = append(topic[:len(topic):len(topic)], "+")
+			}
+		}
+		if _, err := tapFilter("", filter); filter != "" && (err == nil) != want {
+			t.Errorf("%q: %v", filter, err)
+		}
+	})
+	long := "leaf/+/telemetry" + strings.Repeat("/", 16000)
+	if n := testing.AllocsPerRun(1, func() { _, _ = tapFilter("", long) }); n > 100 {
+		t.Errorf("%v allocations for %d levels", n, strings.Count(long, "/"))
+	}
+	if _, err := tapFilter("", long); err != nil {
+		t.Error(err)
+	}
+}
