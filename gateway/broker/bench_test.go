@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -155,9 +156,10 @@ type bench struct {
 	roots *x509.CertPool
 	ca    string // file
 	cfg   Config
-	tls   string // address
-	plain string // address
-	end   func() // stops the broker and waits
+	tls   string       // address
+	plain string       // address
+	end   func()       // stops the broker and waits
+	log   slog.Handler // nil: nobody reads it
 
 	mu  sync.Mutex
 	now gateway.Instant // guarded by mu
@@ -208,7 +210,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 func (b *bench) start() {
 	b.Helper()
 	parts := Parts{Up: b.path, Attendance: b.desk, Twins: b.twins, Notes: b.notes, Rules: b.rules, MayListen: b.mayListen, Files: b.files, Door: b.door, Window: b.window}
-	broker, err := New(b.cfg, b.table, b.clock, parts, slog.New(slog.DiscardHandler))
+	broker, err := New(b.cfg, b.table, b.clock, parts, slog.New(cmp.Or[slog.Handler](b.log, slog.DiscardHandler)))
 	if err != nil {
 		b.Fatal(err)
 	}

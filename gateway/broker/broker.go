@@ -438,7 +438,7 @@ func (b *Broker) accept(ctx context.Context, l listener) {
 
 // welcome starts serving a connection if there is room for it.
 func (b *Broker) welcome(ctx context.Context, l listener, c net.Conn) {
-	s := &session{b: b, source: sourceOf(c), stopping: ctx.Done(), ready: make(chan struct{}, 1)}
+	s := &session{b: b, source: sourceOf(c), listener: l.Addr().String(), stopping: ctx.Done(), ready: make(chan struct{}, 1)}
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx)) // it has its own goodbye
 	deadline := time.Now().Add(b.cfg.Load().ConnectTimeout.D())
@@ -468,7 +468,10 @@ func (b *Broker) greeting(s *session, l listener, c net.Conn, deadline time.Time
 		c, handshake = t, func() error {
 			err := t.Handshake()
 			s.certs = t.ConnectionState().PeerCertificates
-			return err
+			if err != nil {
+				return spellHandshake(err)
+			}
+			return nil
 		}
 	}
 	if !l.websocket {
@@ -510,9 +513,9 @@ func (b *Broker) serve(ctx context.Context, s *session, handshake func() error) 
 	case errors.Is(err, errVisit):
 	case s.client == nil || s.conn.fault != nil:
 		b.counters.count(func(st *State) { st.Garbage++ })
-		b.notices.warn(s.source+" garbage", "connection closed", slog.String("source", s.source), slog.String("leaf", s.leaf), slog.Any("reason", err))
+		b.garbled(s, err)
 	case s.leaf != "":
-		b.log.Info("leaf disconnected", "event", "leaf-disconnected", "transport", "mqtt", "leaf", s.leaf, "source", s.source, "reason", reasonText(err))
+		b.log.Info("leaf disconnected", "event", "leaf-disconnected", "transport", "mqtt", "leaf", s.leaf, "source", s.source, "reason", s.reason(err))
 	}
 	if s.will != nil && s.leaf != "" && !s.conn.goodbye {
 		b.sendWill(ctx, s)

@@ -14,7 +14,7 @@ func (b *Broker) Expel(leaf string, forget bool) {
 	b.mu.Lock()
 	for _, s := range b.sessions {
 		if s.leaf == leaf {
-			b.running.Go(func() { s.stop(packets.ErrNotAuthorized) })
+			b.running.Go(func() { s.stop(packets.ErrNotAuthorized, "it is admitted no more, or was disabled") })
 		}
 	}
 	d := b.desks[leaf]

@@ -436,7 +436,7 @@ func TestStalledReader(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.WriteTimeout = gateway.Duration(200 * time.Millisecond) })
 	gate, far := net.Pipe() // holds nothing: each write waits for its reader
 	leaf := &patientConn{Conn: gate}
-	b.b.welcome(t.Context(), listener{}, leaf)
+	b.b.welcome(t.Context(), b.b.listeners[1], leaf)
 	w := b.wire(far)
 	if code, _ := w.connect(hello{clientID: "pump-1", user: hubUser("pump-1"), password: b.token("pump-1")}); code != 0 {
 		t.Fatalf("code %d", code)

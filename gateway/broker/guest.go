@@ -82,7 +82,7 @@ func (s *session) guestPacket(pk packets.Packet) (packets.Packet, error) {
 // takeRequest takes what a guest publishes.
 func (s *session) takeRequest(p *publication) error {
 	if p.topic != pairRequest || p.qos > 1 || s.guest.ticket != nil && s.guest.waiting {
-		s.stop(packets.ErrNotAuthorized)
+		s.stop(packets.ErrNotAuthorized, "who pairs may publish a request and nothing else")
 		return errStopped
 	}
 	r, err := pairing.ParseRequest(p.payload)

@@ -65,8 +65,8 @@ func (h *hook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
 	s := sessionOf(cl)
 	if refused := s.logIn(); refused != nil {
 		h.b.counters.connect(refused.result)
-		h.b.notices.warn(s.source+" "+string(refused.result), "login refused",
-			slog.String("source", s.source), slog.String("result", string(refused.result)), slog.String("user", s.login.username))
+		attrs := []slog.Attr{slog.String("source", s.source), slog.String("listener", s.listener), slog.String("result", string(refused.result)), slog.String("user", s.login.username)}
+		h.b.notices.warn(s.source+" "+string(refused.result), "login refused", append(attrs, certificateFacts(s.certs)...)...)
 		s.conn.Write(connack(s.version(), refused)) // it is closed next
 		return refused
 	}

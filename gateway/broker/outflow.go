@@ -79,7 +79,7 @@ func (d *desk) postLocked(s *session, p *parcel) bool {
 	}
 	if o.unsent += p.size(); o.unsent > maxUnsent || p.command != nil && len(o.slow) >= maxUnsentCommands {
 		d.b.notices.warn(s.leaf+" unsent", "leaf does not read, closing connection", slog.String("leaf", s.leaf))
-		d.b.running.Go(func() { s.stop(packets.ErrQuotaExceeded) })
+		d.b.running.Go(func() { s.stop(packets.ErrQuotaExceeded, "it does not read what is for it") })
 		return false
 	}
 	if p.qos == 0 {

@@ -42,7 +42,7 @@ func (b *Broker) admit(s *session, leaf string) *refusal {
 	s.desk = b.desk(leaf)
 	s.present = s.desk.open(s)
 	if former != nil {
-		former.stop(packets.ErrSessionTakenOver)
+		former.stop(packets.ErrSessionTakenOver, "another connection has taken its place")
 	}
 	b.log.Info("leaf connected", "event", "leaf-connected", "transport", "mqtt", "leaf", leaf, "source", s.source, "version", int(s.version()))
 	return nil
@@ -145,9 +145,11 @@ func (b *Broker) endExpired() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
-		expired := !s.expiry.IsZero() && now.Quality != gateway.Unsynced && !now.Wall.Before(s.expiry)
-		if expired || !b.table.Known(s.leaf) {
-			b.running.Go(func() { s.stop(packets.ErrNotAuthorized) })
+		switch expired := !s.expiry.IsZero() && now.Quality != gateway.Unsynced && !now.Wall.Before(s.expiry); {
+		case expired:
+			b.running.Go(func() { s.stop(packets.ErrNotAuthorized, "its token has expired") })
+		case !b.table.Known(s.leaf):
+			b.running.Go(func() { s.stop(packets.ErrNotAuthorized, "it is admitted no more, or was disabled") })
 		}
 	}
 }

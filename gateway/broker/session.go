@@ -9,7 +9,9 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -25,6 +27,7 @@ type session struct {
 	b        *Broker
 	conn     *guardedConn
 	source   string          // the leaf's address, without the port
+	listener string          // the address on which it came in
 	ctx      context.Context // ends with the connection
 	stopping <-chan struct{} // closed when the gateway is stopping
 	ready    chan struct{}   // capacity 1: there may be something to acknowledge
@@ -38,22 +41,44 @@ type session struct {
 	guest   *guest    // nil: it is no guest
 	turn    *turn
 	inbox   *inbox
-	desk    *desk               // where its leaf is served
-	box     *mailbox            // its session on the way down
-	out     outflow             // guarded by desk.mu
-	present bool                // CONNACK says that the session was known
-	certs   []*x509.Certificate // that the client has shown, and proven to hold the key of the first
-	will    *gateway.Message    // nil: none
-	willIn  time.Duration       // how long after the connection's end the will is sent
-	handing bool                // within the path: used by the reading goroutine only
+	desk    *desk                  // where its leaf is served
+	box     *mailbox               // its session on the way down
+	out     outflow                // guarded by desk.mu
+	present bool                   // CONNACK says that the session was known
+	certs   []*x509.Certificate    // that the client has shown, and proven to hold the key of the first
+	will    *gateway.Message       // nil: none
+	willIn  time.Duration          // how long after the connection's end the will is sent
+	handing bool                   // within the path: used by the reading goroutine only
+	why     atomic.Pointer[string] // why the gateway has closed the connection, nil: it has not
 }
 
 func (s *session) version() byte { return s.conn.version }
 
-// stop closes the connection; an MQTT 5 leaf is told the code.
-func (s *session) stop(code packets.Code) {
+// stop closes the connection; an MQTT 5 leaf is told the code, and the log why.
+func (s *session) stop(code packets.Code, why string) {
+	s.why.CompareAndSwap(nil, &why)
 	_ = s.b.server.DisconnectClient(s.client, code) // the error is the code
 	s.conn.Close()
+}
+
+// reason is why the connection has ended: what the gateway stopped it for, if it did,
+// else the error with which it ended.
+func (s *session) reason(err error) string {
+	switch why := s.why.Load(); {
+	case why != nil:
+		return *why
+	case errors.Is(err, errStopped): // its own words are about packets
+		return "the connection was lost"
+	}
+	return reasonText(err)
+}
+
+// maxShownTopic bounds what of a topic is in a log line, in bytes.
+const maxShownTopic = 128
+
+// shownTopic is as much of a topic as is shown.
+func shownTopic(topic string) string {
+	return strings.ToValidUTF8(topic[:min(len(topic), maxShownTopic)], "?")
 }
 
 // errStopped tells mochi that the connection is over.
@@ -95,7 +120,7 @@ func (s *session) publish(p *publication) error {
 	}
 	if p.qos > 1 {
 		s.b.counters.refuse(RefuseQoS)
-		s.stop(packets.ErrQosNotSupported)
+		s.stop(packets.ErrQosNotSupported, "it has published with QoS 2, which is not offered, on "+shownTopic(p.topic))
 		return errStopped
 	}
 	if taken, err := s.request(p); taken {
@@ -132,7 +157,7 @@ func (s *session) room() error {
 	err := s.inbox.wait(s)
 	if errors.Is(err, errInflight) {
 		s.b.counters.refuse(RefuseInflight)
-		s.stop(packets.ErrReceiveMaximum)
+		s.stop(packets.ErrReceiveMaximum, "it has more messages in flight than it may")
 	}
 	if err != nil {
 		return errStopped
@@ -193,7 +218,7 @@ func (s *session) refuseTopic(p *publication, err error) error {
 	s.b.counters.refuse(RefuseTopic)
 	s.b.notices.warn(s.leaf, "publication refused", slog.String("leaf", s.leaf), slog.String("topic", p.topic))
 	if s.version() < version5 {
-		s.stop(packets.ErrNotAuthorized)
+		s.stop(packets.ErrNotAuthorized, "it has published on a topic that is not its own: "+shownTopic(p.topic))
 		return errStopped
 	}
 	return s.answer(p, err)
@@ -235,7 +260,7 @@ func (s *session) acknowledge(stopping <-chan struct{}) {
 			stopping, late = nil, time.After(drainTime)
 			s.inbox.drain()
 		case <-late:
-			s.stop(packets.ErrServerShuttingDown)
+			s.stop(packets.ErrServerShuttingDown, "the gateway is stopping")
 			return
 		case <-s.ctx.Done():
 			return
@@ -245,7 +270,7 @@ func (s *session) acknowledge(stopping <-chan struct{}) {
 			return
 		}
 		if late != nil && s.inbox.quiet() {
-			s.stop(packets.ErrServerShuttingDown)
+			s.stop(packets.ErrServerShuttingDown, "the gateway is stopping")
 			return
 		}
 	}
@@ -282,7 +307,7 @@ func (s *session) endRefused(reason error) {
 	case <-s.stopping:
 	case <-s.ctx.Done():
 	}
-	s.stop(packets.ErrUnspecifiedError)
+	s.stop(packets.ErrUnspecifiedError, "a message of it was not taken: "+reason.Error())
 }
 
 // turn makes the connections of one leaf hand over one after the other.
