@@ -258,24 +258,24 @@ func printAdmitted(std streams, a *control.Admitted, bare bool) {
 func changeDeviceCommands(std streams) []*cobra.Command {
 	yes, no := true, false
 	return []*cobra.Command{
-		changeDevice(std, "disable LEAF", "Keep a leaf out without forgetting it",
+		changeDevice(std, devicesHint, "disable LEAF", "Keep a leaf out without forgetting it",
 			`Ends the leaf's connections at once and lets it in no more, for good. What it has
 handed over still goes to the hub.`,
 			func(ctx context.Context, c *control.Client, args []string) (string, error) {
 				return args[0] + " is disabled", c.AlterDevice(ctx, args[0], control.Alteration{Disabled: &yes})
 			}),
-		changeDevice(std, "enable LEAF", "Let a disabled leaf in again", "Lets a leaf in again that was disabled.",
+		changeDevice(std, devicesHint, "enable LEAF", "Let a disabled leaf in again", "Lets a leaf in again that was disabled.",
 			func(ctx context.Context, c *control.Client, args []string) (string, error) {
 				return args[0] + " is enabled", c.AlterDevice(ctx, args[0], control.Alteration{Disabled: &no})
 			}),
-		changeDevice(std, "rename LEAF NAME", "Give a leaf another id",
+		changeDevice(std, devicesHint, "rename LEAF NAME", "Give a leaf another id",
 			`Gives a leaf another id; its password or key stays. It is another device for the
 hub then, and has to log in with the new id. One that has its hub key here cannot be
 renamed.`,
 			func(ctx context.Context, c *control.Client, args []string) (string, error) {
 				return args[0] + " is " + args[1] + " now", c.AlterDevice(ctx, args[0], control.Alteration{ID: args[1]})
 			}),
-		changeDevice(std, "remove LEAF", "Forget a leaf",
+		changeDevice(std, devicesHint, "remove LEAF", "Forget a leaf",
 			`Ends the leaf's connections at once and forgets its credentials. What it has handed
 over still goes to the hub. One that stands in a file that the gateway has not written
 itself is not removed: it says where it stands.`,
@@ -285,13 +285,13 @@ itself is not removed: it says where it stands.`,
 	}
 }
 
-func changeDevice(std streams, use, short, long string, change func(context.Context, *control.Client, []string) (string, error)) *cobra.Command {
+func changeDevice(std streams, hint, use, short, long string, change func(context.Context, *control.Client, []string) (string, error)) *cobra.Command {
 	verb, names, _ := strings.Cut(use, " ")
 	example := "  fieldgate device " + verb + " pump-1"
 	if verb == "rename" {
 		example += " pump-7"
 	}
-	return remote{list: devicesHint}.asking(std, &cobra.Command{
+	return remote{list: hint}.asking(std, &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example,
 		Args: cobra.ExactArgs(len(strings.Fields(names))),
 	}, "cannot "+verb+" the leaf", change)

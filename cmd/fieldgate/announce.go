@@ -76,13 +76,13 @@ var (
 	// reportedWords are worth a write to the hub when they change.
 	reportedWords = []string{
 		"name", "build.version", "build.revision", "started", "clock", "uplink.hub", "uplink.transport", "uplink.since",
-		"store.failing", "store.hindered", "leaves.admitted", "leaves.waiting", "leaves.refused",
+		"store.failing", "store.hindered", "leaves.admitted", "leaves.waiting", "leaves.refused", "leaves.enrolling",
 		"drivers.name", "drivers.up", "drivers.error", "board.kind", "board.model", "board.throttled", "board.watchdog_starving",
 		"update.state", "update.version", "update.url", "update.error", "update.time",
 	}
 	// reportedFigures go along, and are worth a write once in a while.
 	reportedFigures = []string{
-		"messages.taken", "messages.sent", "messages.dropped", "messages.rejected", "leaves.present", "store.dead_letters",
+		"messages.taken", "messages.sent", "messages.dropped", "messages.rejected", "leaves.present", "leaves.taken", "leaves.unasked", "store.dead_letters",
 		"store.bytes_on_disk", "store.bytes_written_last_day", "store.damaged_messages", "board.temperature_celsius",
 		"machine.data_free_bytes", "certificates.hub",
 	}

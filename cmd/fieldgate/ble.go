@@ -52,7 +52,7 @@ the strongest first.`,
 				if f.Paired {
 					paired = "yes"
 				}
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Address, strength, paired, orDash(f.Name))
+				putRow(t, f.Address, strength, paired, orDash(f.Name))
 			}
 			return t.Flush()
 		},

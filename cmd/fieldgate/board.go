@@ -225,16 +225,16 @@ func (b *boardState) print(out io.Writer, now time.Time) {
 		}
 	}
 	line = append(line, "shows "+b.Signal)
-	fmt.Fprintf(out, "board    %s\n", strings.Join(line, ", "))
+	say(out, "board    %s", strings.Join(line, ", "))
 	for _, h := range b.Hardware {
 		if !h.Up && h.Device != "" {
-			fmt.Fprintf(out, "         no %s: %s\n", h.Name, h.Why)
+			say(out, "         no %s: %s", h.Name, h.Why)
 		}
 	}
 	if len(b.Starving) > 0 {
-		fmt.Fprintf(out, "         the watchdog is not fed: no progress of %s\n", strings.Join(b.Starving, ", "))
+		say(out, "         the watchdog is not fed: no progress of %s", strings.Join(b.Starving, ", "))
 	}
 	if !b.LastPress.IsZero() {
-		fmt.Fprintf(out, "         button pressed %s ago\n", short(now.Sub(b.LastPress)))
+		say(out, "         button pressed %s ago", short(now.Sub(b.LastPress)))
 	}
 }

@@ -194,7 +194,7 @@ func listChecks(out io.Writer, form string) error {
 		return encode(out, form, all)
 	}
 	for _, l := range all {
-		fmt.Fprintf(out, "%-16s %s\n", l.ID, l.Asks)
+		say(out, "%-16s %s", l.ID, l.Asks)
 	}
 	return nil
 }
@@ -204,12 +204,12 @@ func writeFindings(out io.Writer, form string, all []finding) error {
 		return encode(out, form, all)
 	}
 	for _, f := range all {
-		fmt.Fprintf(out, "%-8s %-16s %s\n", f.Result, f.ID, f.What)
+		say(out, "%-8s %-16s %s", f.Result, f.ID, f.What)
 		if f.Why != "" {
-			fmt.Fprintf(out, "         %-16s why: %s\n", "", f.Why)
+			say(out, "         %-16s why: %s", "", f.Why)
 		}
 		if f.Next != "" {
-			fmt.Fprintf(out, "         %-16s next: %s\n", "", f.Next)
+			say(out, "         %-16s next: %s", "", f.Next)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func (f *failure) print(w io.Writer) {
 	if mistakes, ok := errors.AsType[invalid](f.why); ok {
 		fmt.Fprintln(w, mistakes)
 	} else {
-		fmt.Fprintf(w, "why: %s\n", strings.ReplaceAll(f.why.Error(), "\n", "; "))
+		say(w, "why: %s", strings.ReplaceAll(f.why.Error(), "\n", "; "))
 	}
 	fmt.Fprintf(w, "next: %s\n", f.next)
 }

@@ -255,7 +255,7 @@ things: there may be secrets in them.`,
 				if x.Why != "" {
 					state += ": " + x.Why
 				}
-				fmt.Fprintf(t, "%d\t%s\t%s\t%s\n", x.Number, x.Time.Format(time.RFC3339), x.By, state)
+				putRow(t, x.Number, x.Time.Format(time.RFC3339), x.By, state)
 			}
 			return t.Flush()
 		},

@@ -85,7 +85,7 @@ func writeStages(out io.Writer, form string, stages []stage) error {
 		return encode(out, form, append([]stage{}, stages...))
 	}
 	for _, s := range stages {
-		fmt.Fprintf(out, "%-8s %7s  %s\n", s.Stage, took(s.Seconds), s.What)
+		say(out, "%-8s %7s  %s", s.Stage, took(s.Seconds), s.What)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func printLetters(std streams, letters []control.Letter) error {
 	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NUMBER\tREFUSED\tLEAF\tLANE\tBYTES\tREASON")
 	for _, l := range letters {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%s\n", l.Number, l.Time.Format(time.RFC3339), l.Leaf, l.Lane, l.Bytes, l.Reason)
+		putRow(t, l.Number, l.Time.Format(time.RFC3339), l.Leaf, l.Lane, l.Bytes, l.Reason)
 	}
 	return t.Flush()
 }

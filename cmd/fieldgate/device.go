@@ -34,7 +34,10 @@ func listDevicesCommand(std streams) *cobra.Command {
 		Short: "List all leaves",
 		Long: `Lists the leaves with their state. "connected" is one that can be reached now,
 "asleep" one that is away and wants what comes for it meanwhile, "away" the rest.
-For a leaf that the hub refuses it says why, and when the hub is asked again.`,
+HUB is the hub's last word: "ok" when it has taken something of the leaf since the
+start, "not asked yet" when there was nothing to ask, "waits for enrolment" when the
+leaf has to become known there first. For a leaf that the hub refuses it says why, and
+when the hub is asked again.`,
 		Example: "  fieldgate device list\n  fieldgate device list --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +59,7 @@ func printDevices(out io.Writer, all []control.Device, now time.Time) error {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LEAF\tSTATE\tLAST SEEN\tLISTENS\tHUB")
 	for _, d := range all {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, seen(&d, now), orDash(strings.Join(d.Listens, ",")), hubWord(&d, now))
+		putRow(t, d.ID, d.State, seen(&d, now), orDash(strings.Join(d.Listens, ",")), hubWord(&d, now))
 	}
 	return t.Flush()
 }
@@ -80,9 +83,20 @@ func hubWord(d *control.Device, now time.Time) string {
 	case d.Refused != "":
 		return "refused, being asked again: " + d.Refused
 	case d.Parked:
-		return "waits on flash"
+		return "takes nothing of it for now: what it sends is kept on flash"
 	}
-	return "ok"
+	switch d.Hub {
+	case control.HubTakes:
+		return "ok"
+	case control.HubEnrols:
+		return "waits for enrolment"
+	case control.HubAwaitsToken:
+		return "waits for a token of the leaf"
+	}
+	if d.State == isDisabled {
+		return "-"
+	}
+	return "not asked yet"
 }
 
 func orDash(text string) string {
@@ -108,8 +122,12 @@ func showDeviceCommand(std streams) *cobra.Command {
 				return encode(std.out, r.output, d)
 			}
 			now := time.Now()
-			fmt.Fprintf(std.out, "leaf       %s\nstate      %s\nlast seen  %s\nlistens    %s\nauth       %s\nhub        %s\n",
-				d.ID, d.State, seen(&d, now), orDash(strings.Join(d.Listens, ", ")), d.Auth, hubWord(&d, now))
+			listens := orDash(strings.Join(d.Listens, ", "))
+			if d.SendsOnly != "" {
+				listens = "nothing: " + d.SendsOnly
+			}
+			say(std.out, "leaf       %s\nstate      %s\nlast seen  %s\nlistens    %s\nauth       %s\nhub        %s",
+				d.ID, d.State, seen(&d, now), listens, d.Auth, hubWord(&d, now))
 			return nil
 		},
 	}

@@ -23,6 +23,7 @@ type devices struct {
 	broker func() broker.State
 	uplink func() uplink.State
 	path   func() gateway.State
+	clock  gateway.Clock
 	peers  func() map[string]bool // of drivers: who answers
 	seen   *sightings
 	fleet  *fleet
@@ -50,13 +51,14 @@ func (d *devices) Devices() []control.Device {
 	for _, leaf := range d.path().Parked {
 		parked[leaf] = true
 	}
-	leaves := d.roster.all()
+	now := d.clock().Wall
+	leaves, sendsOnly := d.roster.all(), d.fleet.sendsOnly()
 	all := make([]control.Device, 0, len(leaves))
 	for _, l := range leaves {
 		x := control.Device{
 			ID: l.ID, State: isAway, Connections: mqtt.Leaves[l.ID], Auth: string(d.proofs.Auth(l.ID)),
 			Listens: listens(wants[l.ID]), Refused: hub.Refused[l.ID], RetryAt: hub.RefusedUntil[l.ID], Parked: parked[l.ID],
-			LastSeen: later(mqtt.Seen[l.ID], d.seen.last(l.ID)),
+			LastSeen: later(mqtt.Seen[l.ID], d.seen.last(l.ID)), Hub: hubSays(&hub, d.proofs.Waits(l.ID, now), l.ID),
 		}
 		awake := wants[l.ID] != 0 && !wants[l.ID].Has(gateway.Asleep)
 		switch {
@@ -69,10 +71,28 @@ func (d *devices) Devices() []control.Device {
 		case wants[l.ID] != 0:
 			x.State = isAsleep
 		}
+		if wants[l.ID] == 0 && x.Connections == 0 {
+			x.SendsOnly = sendsOnly[l.ID]
+		}
 		x.LastSeen = x.LastSeen.UTC()
 		all = append(all, x)
 	}
 	return all
+}
+
+// hubSays is the hub's last word on a leaf.
+func hubSays(hub *uplink.State, waits identity.Wait, leaf string) string {
+	switch _, refused := hub.Refused[leaf]; {
+	case refused:
+		return control.HubRefuses
+	case waits == identity.WaitToken:
+		return control.HubAwaitsToken
+	case hub.Taken[leaf]:
+		return control.HubTakes
+	case waits == identity.WaitEnrolment:
+		return control.HubEnrols
+	}
+	return control.HubUnasked
 }
 
 // listens spells what a leaf has asked for.

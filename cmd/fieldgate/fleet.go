@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/fieldgate/fieldgate/drivers/ble"
+	"github.com/fieldgate/fieldgate/drivers/serial"
 	"github.com/fieldgate/fieldgate/drivers/serial/mqttsn"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
@@ -140,6 +142,28 @@ func (f *fleet) follow(next *config, leaves ...string) error {
 	f.stations = slices.DeleteFunc(f.stations, func(s station) bool { return s.among(going) })
 	f.stations = append(f.stations, coming...)
 	return nil
+}
+
+// sendsOnly says of leaves why nothing can be sent to them on any of the ways on which
+// drivers reach them.
+func (f *fleet) sendsOnly() map[string]string {
+	why, hears := make(map[string]string), make(map[string]bool)
+	for _, s := range f.all() {
+		words := ""
+		switch table := s.table.(type) {
+		case configuredPort:
+			if _, lines := table.portConfig.(*serial.Config); lines {
+				words = "a leaf that speaks lines only sends"
+			}
+		case ble.AdvertConfig:
+			words = "a sensor that only advertises only sends"
+		}
+		for _, leaf := range s.leaves {
+			why[leaf], hears[leaf] = words, hears[leaf] || words == ""
+		}
+	}
+	maps.DeleteFunc(why, func(leaf, _ string) bool { return hears[leaf] })
+	return why
 }
 
 // among says whether one of them is the same in all.

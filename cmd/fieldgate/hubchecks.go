@@ -306,7 +306,8 @@ const maxRefused = 10
 
 func (x *examiner) checkIdentities(ctx context.Context) (all []finding) {
 	x.ask(ctx)
-	refused, taken := make(map[string]string), 0
+	refused := make(map[string]string)
+	var taken []string
 	if x.state != nil {
 		maps.Copy(refused, x.state.Uplink.Refused)
 		if s := &x.state.Uplink; x.cfg.Hub.overMQTT() && !s.Connected && strings.Contains(s.LastError, "CONNACK") {
@@ -320,7 +321,7 @@ func (x *examiner) checkIdentities(ctx context.Context) (all []finding) {
 		switch {
 		case v.err == nil:
 			delete(refused, v.device) // the daemon's word is older
-			taken++
+			taken = append(taken, v.device)
 		case remedyOf(v.err) == uplink.Refused:
 			refused[v.device] = v.err.Error()
 		default:
@@ -338,12 +339,36 @@ func (x *examiner) checkIdentities(ctx context.Context) (all []finding) {
 		return all
 	case x.refusal != nil:
 		return wrong(exitUnreachable, "the hub shows its certificate and says nothing after that", x.refusal, "see which ways are open: fieldgate netcheck")
-	case taken == 0 && x.state == nil:
+	case len(taken) == 0 && x.state == nil:
 		return passOver("there is none with a key of its own")
-	case taken == 0:
+	case len(taken) == 0:
 		return fine("the hub refuses none, by the daemon's account")
 	}
-	return fine("the hub takes %s", count(taken, "identity", "identities"))
+	return fine("the hub takes %s", x.whom(taken))
+}
+
+// maxNamed is up to how many leaves are named one by one.
+const maxNamed = 3
+
+// whom says who it is that the hub takes.
+func (x *examiner) whom(devices []string) string {
+	var leaves, all []string
+	for _, d := range devices {
+		if d == x.cfg.Hub.Own.DeviceID {
+			all = append(all, "the gateway ("+d+")")
+		} else {
+			leaves = append(leaves, d)
+		}
+	}
+	switch n := len(leaves); {
+	case n > maxNamed:
+		all = append(all, fmt.Sprintf("the %d leaves that it was asked about", n))
+	case n == 1:
+		all = append(all, "the leaf "+leaves[0])
+	case n > 1:
+		all = append(all, "the leaves "+strings.Join(leaves, ", "))
+	}
+	return strings.Join(all, " and ")
 }
 
 // refused says what the hub's refusal of an identity means. The hub does not always

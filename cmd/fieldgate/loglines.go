@@ -175,7 +175,7 @@ func writeRecords(out io.Writer, form string, all []control.Record) error {
 		if x.Facts != "" {
 			text += ", " + x.Facts
 		}
-		fmt.Fprintf(out, "%s %-7s %-8s %s\n", x.Time.UTC().Format("2006-01-02T15:04:05.000Z"), x.Level, orDash(x.Part), text)
+		say(out, "%s %-7s %-8s %s", x.Time.UTC().Format("2006-01-02T15:04:05.000Z"), x.Level, orDash(x.Part), text)
 	}
 	return nil
 }

@@ -65,6 +65,9 @@ var (
 	uplinkBytes     = describe("uplink_bytes_total", "Bytes over the connection to the hub, both directions, by cause: payload (bodies of settled messages), retry (bodies given up unsettled and sent again), keepalive (empty frames), tls (what TLS adds), protocol (all else).", "cause")
 	certExpiry      = describe("certificate_expiry_timestamp_seconds", "When a certificate expires, Unix time; hub is what the hub showed last.", "name")
 	clockOffset     = describe("clock_offset_seconds", "By how much the kernel still has to correct the clock, as its time source said last; absent while nothing disciplines it.")
+	uplinkTaken     = describe("uplink_taken_leaves", "Leaves that the hub takes, by its last word.")
+	uplinkUnasked   = describe("uplink_unasked_leaves", "Leaves about which the hub was not asked yet.")
+	leavesEnrolling = describe("uplink_enrolling_leaves", "Leaves that wait to be enrolled with the hub.")
 	uplinkRefused   = describe("uplink_refused_leaves", "Leaves whose identity the hub does not take.")
 
 	downCommands = describe("commands_total", "Cloud-to-device messages handed to leaves, by the leaf's word.", "result")
@@ -129,9 +132,9 @@ type collector struct {
 	drivers func() (now, gone []gateway.DriverState) // of those that are no more what they have counted
 	board   func() board.State
 	updates func() *updateState
-	// admitted is how many leaves the configuration has.
-	admitted func() int
-	certs    map[string]func() time.Time // when each certificate expires, zero if unknown
+	// census counts the admitted leaves by the hub's last word on them.
+	census func(hub *uplink.State, now time.Time) map[string]int
+	certs  map[string]func() time.Time // when each certificate expires, zero if unknown
 }
 
 // Describe sends nothing: which metrics there are depends on the parts.
@@ -237,6 +240,9 @@ func (m measured) link(s *state) {
 	m.gauge(uplinkInflight, float64(u.Inflight))
 	m.gauge(uplinkLinks, float64(u.Links))
 	m.gauge(uplinkRefused, float64(s.Leaves.Refused))
+	m.gauge(uplinkTaken, float64(s.Leaves.Taken))
+	m.gauge(uplinkUnasked, float64(s.Leaves.Unasked))
+	m.gauge(leavesEnrolling, float64(s.Leaves.Enrolling))
 	m.counters(uplinkBytes, u.Bytes)
 	m.counters(uplinkClimbed, u.GaveUp)
 	for rung := range u.GaveUp {

@@ -83,7 +83,7 @@ func writeAttempts(out io.Writer, form string, all []attempt) error {
 				end += " (" + a.Hint + ")"
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", star, a.Transport, a.Address, took(a.Connect), took(a.Secure), expires, end)
+		putRow(t, star, a.Transport, a.Address, took(a.Connect), took(a.Secure), expires, end)
 	}
 	return t.Flush()
 }

@@ -232,25 +232,25 @@ func printWindowState(out io.Writer, s *pairing.WindowState, now time.Time) {
 	case s.Open:
 		fmt.Fprintf(out, "window  open for %s, over %s\nwrong   %d codes\n", short(s.Until.Sub(now)), s.Transport, s.Wrong)
 	case s.Retry.After(now):
-		fmt.Fprintf(out, "window  closed; wrong codes were tried, it can be opened again in %s\n", short(s.Retry.Sub(now)))
+		say(out, "window  closed; wrong codes were tried, it can be opened again in %s", short(s.Retry.Sub(now)))
 	default:
 		fmt.Fprintln(out, "window  closed")
 	}
 	if s.Claim != "" {
-		fmt.Fprintf(out, "leaf    %s, %s\n", s.Claim, s.State)
+		say(out, "leaf    %s, %s", s.Claim, s.State)
 	}
 	switch {
 	case s.Claim == "":
 	case s.Address != "":
-		fmt.Fprintf(out, "at      %s\n", s.Address)
+		say(out, "at      %s", s.Address)
 	default:
-		fmt.Fprintf(out, "key     %s\n", orDash(s.Key))
+		say(out, "key     %s", orDash(s.Key))
 	}
 	if s.Claim != "" && s.Address == "" && s.State == pairing.Claimed {
-		fmt.Fprintf(out, "next    fieldgate device approve %s, or reject\n", s.Claim)
+		say(out, "next    fieldgate device approve %s, or reject", s.Claim)
 	}
 	if s.Last != "" {
-		fmt.Fprintf(out, "last    %s\n", s.Last)
+		say(out, "last    %s", s.Last)
 	}
 }
 
@@ -273,10 +273,10 @@ func decideCommands(std streams) []*cobra.Command {
 		}
 	}
 	return []*cobra.Command{
-		changeDevice(std, "approve LEAF", "Let the leaf join that has asked to pair",
+		changeDevice(std, pairHint, "approve LEAF", "Let the leaf join that has asked to pair",
 			"Lets the leaf join that has asked to pair under that name; see fieldgate pair status.",
 			decide(true, " is admitted")),
-		changeDevice(std, "reject LEAF", "Turn away the leaf that has asked to pair",
+		changeDevice(std, pairHint, "reject LEAF", "Turn away the leaf that has asked to pair",
 			"Turns away the leaf that has asked to pair under that name, and closes the window.",
 			decide(false, " is turned away")),
 	}

@@ -7,11 +7,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/identity"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
 // roster is the leaves that are admitted now. What changes in it counts everywhere
@@ -22,7 +25,8 @@ type roster struct {
 	keys   *identity.Keyring
 	proofs *identity.Proofs
 	notes  gateway.Notes
-	broker *broker.Broker // nil until there is one; set before the first change
+	broker *broker.Broker    // nil until there is one; set before the first change
+	forget func(leaf string) // that the hub has taken it; set with broker
 
 	mu     sync.Mutex
 	leaves map[string]leaf // guarded by mu, by id
@@ -63,6 +67,7 @@ func (r *roster) dismiss(id string) {
 	delete(r.leaves, id)
 	r.table.Remove(id)
 	r.broker.Expel(id, true)
+	r.forget(id)
 	r.limitMemoryLocked()
 }
 
@@ -74,11 +79,20 @@ func (r *roster) leaf(id string) (l leaf, known bool) {
 	return l, known
 }
 
-// count returns how many leaves are admitted.
-func (r *roster) count() int {
+// census counts the admitted leaves by the hub's last word on them. One that is disabled
+// is not waited for.
+func (r *roster) census(hub *uplink.State, now time.Time) map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.leaves)
+	counts := make(map[string]int)
+	for id, l := range r.leaves {
+		word := hubSays(hub, r.proofs.Waits(id, now), id)
+		if l.Disabled && (word == control.HubUnasked || word == control.HubEnrols) {
+			word = isDisabled
+		}
+		counts[word]++
+	}
+	return counts
 }
 
 // all returns the leaves in the order of their ids.

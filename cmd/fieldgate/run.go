@@ -289,13 +289,13 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
-	g.roster.broker = g.broker
+	g.roster.broker, g.roster.forget = g.broker, g.uplink.Forget
 	seen := new(sightings)
 	if g.fleet, err = newFleet(cfg, clock, log); err != nil {
 		return nil, err
 	}
 	g.fleet.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
-	local.fleet, local.down, local.twins, local.proofs, local.seen = g.fleet, g.down, g.twins, proofs, seen
+	local.fleet, local.down, local.twins, local.proofs, local.seen, local.clock = g.fleet, g.down, g.twins, proofs, seen, clock
 	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.fleet.answering
 	if g.updates, err = newFetcher(cfg, clock, log.With("part", "update")); err != nil {
 		return nil, err
@@ -422,7 +422,7 @@ func (g *assembly) collector() *collector {
 		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
-		board: g.board.State, admitted: g.roster.count, drivers: g.fleet.states, updates: g.updates.state,
+		board: g.board.State, census: g.roster.census, drivers: g.fleet.states, updates: g.updates.state,
 	}
 	return c
 }

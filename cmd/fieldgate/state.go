@@ -8,6 +8,7 @@ import (
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/gateway/upload"
@@ -144,6 +145,9 @@ type leafState struct {
 	Present   int      `json:"present"`   // connected, on all ways
 	Waiting   int      `json:"waiting"`   // how many are parked
 	Refused   int      `json:"refused"`   // how many the hub does not take
+	Taken     int      `json:"taken"`     // how many it takes, by its last word
+	Unasked   int      `json:"unasked"`   // how many it was not asked about yet
+	Enrolling int      `json:"enrolling"` // how many are to be enrolled first
 }
 
 type driverState struct {
@@ -190,7 +194,7 @@ func (c *collector) state() state {
 		Store:  storeStateOf(path, now),
 		Path:   pathStateOf(path),
 		Leaves: leafState{
-			Connected: len(broker.Leaves), Parked: append([]string{}, path.Parked...), Admitted: c.admitted(),
+			Connected: len(broker.Leaves), Parked: append([]string{}, path.Parked...),
 			Waiting: len(path.Parked), Refused: len(link.Refused),
 		},
 		Machine: machineOf(c.dataDir),
@@ -198,6 +202,11 @@ func (c *collector) state() state {
 		Ways: waysOf(broker, counted), Down: downStateOf(broker, counted, c.twins()), Files: filesStateOf(broker, c.files()),
 		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(), Update: c.updates(),
 	}
+	words := c.census(&link, now.Wall)
+	for _, n := range words {
+		s.Leaves.Admitted += n
+	}
+	s.Leaves.Taken, s.Leaves.Unasked, s.Leaves.Enrolling = words[control.HubTakes], words[control.HubUnasked], words[control.HubEnrols]
 	for _, way := range s.Ways {
 		s.Leaves.Present += way.Connected
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -43,22 +44,49 @@ func (r *remote) flags(c *cobra.Command, formats ...string) {
 // environment, else of the configuration. A configuration that cannot be read is
 // no mistake of who only asks for the state.
 var daemonSocket = sync.OnceValue(func() string {
+	socket, _ := findSocket()
+	return socket
+})
+
+// findSocket does that, and says why it is that one.
+func findSocket() (socket, why string) {
 	if socket := os.Getenv("FIELDGATE_SOCKET"); socket != "" {
-		return socket
+		return socket, "FIELDGATE_SOCKET names that socket"
 	}
 	var file struct {
 		Control struct{ Socket string }
 	}
 	path := defaultConfig()
+	if os.Getenv("FIELDGATE_CONFIG") != "" {
+		why = "FIELDGATE_CONFIG names "
+	}
+	why += path
 	text, err := os.ReadFile(path)
-	if err != nil || toml.Unmarshal(text, &file) != nil || file.Control.Socket == "" {
-		return control.DefaultSocket
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return control.DefaultSocket, why + ", which is not there"
+	case errors.Is(err, fs.ErrPermission):
+		return control.DefaultSocket, why + ", which this user may not read"
+	case err != nil, toml.Unmarshal(text, &file) != nil:
+		return control.DefaultSocket, why + ", which cannot be read"
+	case file.Control.Socket == "":
+		return control.DefaultSocket, why + ", which leaves the socket where it is by default"
+	case filepath.IsAbs(file.Control.Socket):
+		return file.Control.Socket, why + ", which names that socket"
 	}
-	if filepath.IsAbs(file.Control.Socket) {
-		return file.Control.Socket
+	return filepath.Join(filepath.Dir(path), file.Control.Socket), why + ", which names that socket"
+}
+
+// noDaemonHint is what to do about a daemon that does not answer at a socket: where that
+// comes from is said, since most often it is another gateway's.
+func noDaemonHint(socket string) string {
+	const start = "start it: systemctl start fieldgate; or "
+	found, why := findSocket()
+	if socket != found {
+		return start + "name another socket with --socket"
 	}
-	return filepath.Join(filepath.Dir(path), file.Control.Socket)
-})
+	return start + "name its configuration with FIELDGATE_CONFIG, or its socket with --socket (" + why + ")"
+}
 
 func (r *remote) client() *control.Client { return control.NewClient(r.socket) }
 
@@ -70,7 +98,7 @@ func (r *remote) failed(what string, err error) error {
 	f := &failure{exitFailed, what, err, "look at the log: journalctl -u fieldgate"}
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
-		f.code, f.next = exitNotRunning, "start it: systemctl start fieldgate; or name its socket with --socket"
+		f.code, f.next = exitNotRunning, noDaemonHint(r.socket)
 	case errors.Is(err, control.ErrForbidden):
 		f.code, f.next = exitForbidden, "run it with sudo, or have yourself added to the group"
 	case errors.Is(err, control.ErrConflict):
@@ -144,38 +172,54 @@ func writeJSON(out io.Writer, v any) error {
 
 // print writes the state for people, at most 80 columns where values allow.
 func (s *state) print(out io.Writer) {
-	fmt.Fprintf(out, "fieldgate %s, up %s, clock %s\n", s.Build.Version, short(s.Now.Sub(s.Started)), s.Clock)
-	fmt.Fprintf(out, "uplink   %s\n", s.Uplink.line(s.Now))
+	say(out, "fieldgate %s, up %s, clock %s", s.Build.Version, short(s.Now.Sub(s.Started)), s.Clock)
+	say(out, "uplink   %s", s.Uplink.line(s.Now))
 	if u := &s.Uplink; !u.Connected && u.LastError != "" {
-		fmt.Fprintf(out, "         %s\n", u.LastError)
+		say(out, "         %s", u.LastError)
 	}
 	for _, name := range gateway.LaneNames {
 		l := s.Store.Lanes[name]
-		fmt.Fprintf(out, "%-8s %s, %s of %s\n", name, count(l.Messages, "message", "messages")+" on flash",
+		say(out, "%-8s %s, %s of %s", name, count(l.Messages, "message", "messages")+" on flash",
 			mebibytes(l.Bytes), mebibytes(l.LimitBytes))
 	}
-	fmt.Fprintf(out, "buffer   lasts %s without the hub; drained in %s\n", guess(s.Store.BufferLeft), guess(s.Store.DrainTime))
-	fmt.Fprintf(out, "shelf    %s\n", count(s.Store.DeadLetters, "dead letter", "dead letters"))
+	say(out, "buffer   lasts %s without the hub; drained in %s", guess(s.Store.BufferLeft), guess(s.Store.DrainTime))
+	say(out, "shelf    %s", count(s.Store.DeadLetters, "dead letter", "dead letters"))
 	if s.Store.Failing != "" {
-		fmt.Fprintf(out, "flash    cannot write: %s\n", s.Store.Failing)
+		say(out, "flash    cannot write: %s", s.Store.Failing)
 	}
-	fmt.Fprintf(out, "leaves   %d connected over MQTT, %d waiting on flash, %d refused by the hub\n",
-		s.Leaves.Connected, len(s.Leaves.Parked), len(s.Uplink.Refused))
+	say(out, "leaves   %s", s.Leaves.line())
 	s.Uplink.refusals(out, s.Now)
-	fmt.Fprintf(out, "memory   %s in use, %s at start, %s for each leaf\n", mebibytes(s.Memory.InUse), mebibytes(s.Memory.AtStart), s.Memory.each())
+	say(out, "memory   %s in use, %s at start, %s for each leaf", mebibytes(s.Memory.InUse), mebibytes(s.Memory.AtStart), s.Memory.each())
 	s.Board.print(out, s.Now)
 	for _, d := range s.Drivers {
-		fmt.Fprintf(out, "%-8s %s\n", d.Kind, d.line(s.Now))
+		say(out, "%-8s %s", d.Kind, d.line(s.Now))
 		for _, l := range d.Leaves {
-			fmt.Fprintf(out, "         %s %s\n", l.Leaf, upOrNot(l.Up, l.Error, l.Since, s.Now))
+			say(out, "         %s %s", l.Leaf, upOrNot(l.Up, l.Error, l.Since, s.Now))
 		}
 		if d.Note != "" {
-			fmt.Fprintf(out, "         %s\n", d.Note)
+			say(out, "         %s", d.Note)
 		}
 		if n := len(d.Strangers); n > 0 {
-			fmt.Fprintf(out, "         strangers: %d, see fieldgate status --output json\n", n)
+			say(out, "         strangers: %d, see fieldgate status --output json", n)
 		}
 	}
+}
+
+// line says how leaves are: those over MQTT, as drivers have lines of their own, and
+// what the hub thinks of all. What waits on flash is counted in messages, by lane.
+func (l *leafState) line() string {
+	parts := []string{fmt.Sprintf("%d connected over MQTT, %d of %d taken by the hub", l.Connected, l.Taken, l.Admitted)}
+	for _, more := range []struct {
+		n    int
+		what string
+	}{
+		{l.Refused, "refused by the hub"}, {l.Unasked, "not asked yet"}, {l.Enrolling, "waiting for enrolment"},
+	} {
+		if more.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", more.n, more.what))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // maxRefusals is how many refused leaves are shown by name.
@@ -185,11 +229,11 @@ const maxRefusals = 5
 func (u *uplinkState) refusals(out io.Writer, now time.Time) {
 	for i, leaf := range slices.Sorted(maps.Keys(u.Refused)) {
 		if i == maxRefusals {
-			fmt.Fprintf(out, "         and %d more: fieldgate device list\n", len(u.Refused)-i)
+			say(out, "         and %d more: fieldgate device list", len(u.Refused)-i)
 			return
 		}
 		d := control.Device{Refused: u.Refused[leaf], RetryAt: u.RefusedUntil[leaf]}
-		fmt.Fprintf(out, "         %s: %s\n", leaf, hubWord(&d, now))
+		say(out, "         %s: %s", leaf, hubWord(&d, now))
 	}
 }
 

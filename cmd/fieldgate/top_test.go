@@ -46,7 +46,7 @@ func scene(at int, leaves int) snapshot {
 		Drivers: []driverState{{Name: "serial:usb:A50285BI", Kind: "serial", Up: true, Since: noon.Add(-75 * time.Hour)}},
 	}}
 	for i := range leaves {
-		d := control.Device{ID: fmt.Sprintf("pump-%d", i+1), State: isConnected, Connections: 1, Auth: "key", Listens: []string{"commands", "methods"}}
+		d := control.Device{Hub: control.HubTakes, ID: fmt.Sprintf("pump-%d", i+1), State: isConnected, Connections: 1, Auth: "key", Listens: []string{"commands", "methods"}}
 		if i%4 == 3 {
 			d.State, d.LastSeen, d.Connections = isAway, noon.Add(-time.Duration(i)*time.Minute), 0
 		}
@@ -62,7 +62,7 @@ func scene(at int, leaves int) snapshot {
 // refusing has a leaf that the hub refuses.
 func refusing(x snapshot) snapshot {
 	d := &x.devices[1]
-	d.Refused, d.Parked = "token not accepted: status 401 401003 DeviceDisabled: 403012: the device is disabled", true
+	d.Hub, d.Refused, d.Parked = control.HubRefuses, "token not accepted: status 401 401003 DeviceDisabled: 403012: the device is disabled", true
 	d.RetryAt = x.state.Now.Add(5 * time.Minute)
 	x.state.Store.Lanes["telemetry"] = laneState{Messages: 3, Bytes: 612, LimitBytes: 512 << 20, OldestSeconds: x.state.Now.Sub(noon).Seconds() + 3}
 	x.state.Store.DrainTime = nil

@@ -218,6 +218,8 @@ func troubleOf(d *control.Device, line peerState, now time.Time) (string, int) {
 		return "waits on flash: the hub does not take its messages", isStuck
 	case d.State == isDisabled:
 		return "disabled in the configuration", isOff
+	case d.Hub == control.HubEnrols, d.Hub == control.HubAwaitsToken:
+		return hubWord(d, now), isGone
 	case line.Leaf != "" && !line.Up && line.Error != "":
 		return line.Error, isStuck
 	case d.State == isAway && d.LastSeen.IsZero():

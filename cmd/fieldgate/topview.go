@@ -477,7 +477,10 @@ func (s *screen) detail(c *canvas, x *snapshot, height int) {
 	say("identity", map[string]string{
 		"key": "its own, with the key kept here", "relay": "its own, with the token it brings", "gateway": "that of the gateway",
 	}[r.Auth])
-	say("hub", map[bool]string{true: "takes it", false: "REFUSES IT"}[r.Refused == ""])
+	say("hub", map[string]string{
+		control.HubTakes: "takes it", control.HubRefuses: "REFUSES IT", control.HubEnrols: "does not know it yet: it waits for enrolment",
+		control.HubAwaitsToken: "is asked when the leaf brings a token", control.HubUnasked: "not asked yet",
+	}[r.Hub])
 	if r.Refused != "" {
 		say("", plainly(r.Refused))
 		again := "now"

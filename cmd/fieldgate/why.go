@@ -12,15 +12,22 @@ import (
 	"github.com/fieldgate/fieldgate/gateway/trace"
 )
 
+// whereIDs says where ids of messages come from.
+const whereIDs = "ids are in: fieldgate store list; fieldgate store dead-letters list -o jsonl; fieldgate sub -o jsonl 'leaf/+/#'; and at the hub, as the message id of what has arrived"
+
 func whyCommand(std streams) *cobra.Command {
-	r := remote{list: "see how everybody is: fieldgate device list"}
+	r := remote{list: whereIDs}
 	c := &cobra.Command{
 		Use:   "why MESSAGE-ID",
 		Short: "Say what became of a message",
 		Long: fmt.Sprintf(`Shows who sent a message, what happened to it and when, how long it took to be on
 flash, on which link it was sent, and where it is now. The daemon remembers the
 last %d messages since its start, in memory; what is on the dead-letter shelf is
-found there as well.`, trace.Messages),
+found there as well.
+
+An id is the leaf's own, or the one that the gateway has given. It is in "store list"
+and "store dead-letters list", in what "sub -o jsonl" shows while messages come, and
+at the hub, where it is the message id of what has arrived.`, trace.Messages),
 		Example: "  fieldgate why fg-k3v9x2ab-17-telemetry-4f6k2-1042\n  fieldgate why order-77 --output json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,10 +69,10 @@ func printTrace(out io.Writer, m *trace.Message) {
 	if m.Stored > 0 {
 		stored = fmt.Sprintf("on flash after %d ms", time.Duration(m.Stored*float64(time.Second)).Milliseconds())
 	}
-	fmt.Fprintf(out, "store        %s\n", stored)
+	say(out, "store        %s", stored)
 	for i, s := range m.Steps {
 		if m.More > 0 && i == len(m.Steps)-1 {
-			fmt.Fprintf(out, "             and %s\n", count(m.More, "more step", "more steps"))
+			say(out, "             and %s", count(m.More, "more step", "more steps"))
 		}
 		text := s.What
 		if s.Link != "" {
@@ -74,6 +81,6 @@ func printTrace(out io.Writer, m *trace.Message) {
 		if s.Reason != "" {
 			text += ": " + s.Reason
 		}
-		fmt.Fprintf(out, "%s  %s\n", s.Time.Format("2006-01-02T15:04:05.000Z"), text)
+		say(out, "%s  %s", s.Time.Format("2006-01-02T15:04:05.000Z"), text)
 	}
 }

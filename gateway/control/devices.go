@@ -53,10 +53,22 @@ type Device struct {
 	Auth        string    `json:"auth"`        // how it is proven to the hub
 	Listens     []string  `json:"listens"`     // to commands, methods, desired
 	LastSeen    time.Time `json:"last_seen,omitzero"`
-	Refused     string    `json:"refused,omitempty"` // why the hub does not take it
-	RetryAt     time.Time `json:"retry_at,omitzero"` // when the hub is asked again
-	Parked      bool      `json:"parked"`            // its messages wait on flash for that
+	Hub         string    `json:"hub"`                  // the hub's last word on it: HubTakes and so on
+	Refused     string    `json:"refused,omitempty"`    // why the hub does not take it
+	RetryAt     time.Time `json:"retry_at,omitzero"`    // when the hub is asked again
+	Parked      bool      `json:"parked"`               // its messages wait on flash for that
+	SendsOnly   string    `json:"sends_only,omitempty"` // why nothing can be sent to it, "" where that is not so
 }
+
+// The hub's last word on a leaf, since the start or the last change of how leaves are
+// proven.
+const (
+	HubTakes       = "ok"
+	HubRefuses     = "refused"
+	HubUnasked     = "unasked"        // there was nothing yet to ask it about
+	HubEnrols      = "waits-enrolled" // it is to be enrolled first
+	HubAwaitsToken = "waits-token"    // the leaf is to bring a token first
+)
 
 // Passage is one message of a leaf on its way to the hub.
 type Passage struct {
@@ -278,6 +290,8 @@ func (s *Server) sendCommand(w http.ResponseWriter, r *http.Request) {
 // refuseLocal says why there is no word of the leaf.
 func refuseLocal(w http.ResponseWriter, d Device, what string, err error) {
 	switch {
+	case errors.Is(err, gateway.ErrAbsent) && d.SendsOnly != "":
+		refuse(w, http.StatusNotFound, "leaf %q hears no %s: %s", d.ID, what, d.SendsOnly)
 	case errors.Is(err, gateway.ErrAbsent):
 		refuse(w, http.StatusNotFound, "leaf %q does not listen for %s (%s)", d.ID, what, d.State)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -100,6 +100,30 @@ func (p *Proofs) Auth(leaf string) Auth {
 	return AuthKey
 }
 
+// Wait is what has to come before a leaf can be proven.
+type Wait int
+
+// What a leaf may wait for.
+const (
+	WaitNothing   Wait = iota
+	WaitEnrolment      // it is to be enrolled with the hub
+	WaitToken          // it is to bring a token that has not expired
+)
+
+// Waits says what has to come before the leaf can be proven at now.
+func (p *Proofs) Waits(leaf string, now time.Time) Wait {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done, wanted := p.enrolled[leaf]
+	switch auth := p.auth[leaf]; {
+	case auth == AuthRelay && !now.Before(p.relayed[leaf].expiry):
+		return WaitToken
+	case auth != AuthRelay && auth != AuthGateway && wanted && !done && p.enrol != nil:
+		return WaitEnrolment
+	}
+	return WaitNothing
+}
+
 // Identity returns the device id under which the hub knows the leaf's messages.
 func (p *Proofs) Identity(leaf string) string {
 	if p.Auth(leaf) == AuthGateway {

@@ -30,5 +30,8 @@ func (u *Uplink) Prove(ctx context.Context, leaf, token string, expiry time.Time
 	if remedyOf(err) == Refused {
 		return false, nil
 	}
+	if err == nil {
+		u.tally.proven(leaf)
+	}
 	return err == nil, err
 }

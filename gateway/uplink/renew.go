@@ -82,6 +82,7 @@ func (u *Uplink) adopt(out gateway.Outbox) {
 			u.tally.before = u.tally.before.plus(m.Traffic())
 		}
 		u.Transport = next.transport
+		clear(s.Taken)
 		clear(s.Refused)
 		clear(s.RefusedUntil)
 	})

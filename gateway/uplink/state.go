@@ -50,6 +50,9 @@ type State struct {
 	Bytes Bytes // of the uplink by cause; zero where the transport does not count
 
 	Links int // leaves that have a link open
+	// Taken names the leaves of whom the hub has taken something since the start, or
+	// whose identity it has accepted, and that it does not refuse now.
+	Taken map[string]bool
 	// Refused names the leaves whose identity the hub does not take, and why, and
 	// RefusedUntil when the hub is asked again for each of them.
 	Refused      map[string]string
@@ -74,6 +77,7 @@ func newTally(clock gateway.Clock) *tally {
 	return &tally{clock: clock, s: State{
 		Since:    clock().Wall,
 		Connects: make(map[string]int64),
+		Taken:    make(map[string]bool),
 		Refused:  make(map[string]string),
 
 		RefusedUntil: make(map[string]time.Time),
@@ -88,6 +92,7 @@ func (u *Uplink) State() State {
 	defer t.mu.Unlock()
 	s := t.s
 	s.Connects = maps.Clone(s.Connects)
+	s.Taken = maps.Clone(s.Taken)
 	s.Refused, s.RefusedUntil = maps.Clone(s.Refused), maps.Clone(s.RefusedUntil)
 	s.Climbed = maps.Clone(s.Climbed)
 	if m, ok := u.Transport.(Metered); ok {
@@ -207,20 +212,38 @@ func (t *tally) refused(leaf string, err error, pause time.Duration) (news bool)
 	t.update(func(s *State) {
 		_, known := s.Refused[leaf]
 		s.Refused[leaf], s.RefusedUntil[leaf] = err.Error(), until
+		delete(s.Taken, leaf)
 		news = !known
 	})
 	return news
 }
 
-// welcome notes that the hub took a message of a leaf; it says whether that is
-// news.
+// welcome notes that the hub took a message of a leaf, or the leaf itself; it says
+// whether that is news of one that it has refused.
 func (t *tally) welcome(leaf string) (news bool) {
 	t.update(func(s *State) {
+		s.Taken[leaf] = true
 		_, news = s.Refused[leaf]
 		delete(s.Refused, leaf)
 		delete(s.RefusedUntil, leaf)
 	})
 	return news
+}
+
+// proven notes that the hub has accepted a token of a leaf. That a leaf is refused is
+// taken back only when the hub takes something of it.
+func (t *tally) proven(leaf string) {
+	t.update(func(s *State) {
+		if _, refused := s.Refused[leaf]; !refused {
+			s.Taken[leaf] = true
+		}
+	})
+}
+
+// Forget takes a leaf out of Taken: what comes under its name from now on is
+// another's. Safe for concurrent use.
+func (u *Uplink) Forget(leaf string) {
+	u.tally.update(func(s *State) { delete(s.Taken, leaf) })
 }
 
 // throttled notes that the hub asked to wait.

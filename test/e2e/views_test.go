@@ -62,10 +62,13 @@ func TestFiveViewsOfOneState(t *testing.T) {
 		{"uplink.connected", true, "fieldgate_uplink_up", `(?m)^uplink   connected`, `UPLINK  connected`},
 		{"leaves.present", 1.0, `fieldgate_leaf_connected{transport="mqtt"}`, `(?m)^leaves   1 connected over MQTT`, `LEAVES  3, 1 connected`},
 		{"leaves.refused", 1.0, "fieldgate_uplink_refused_leaves", `1 refused by the hub`, `1 refused by the hub`},
+		{"leaves.taken", 1.0, "fieldgate_uplink_taken_leaves", `1 of 3 taken by the hub`, ""},
+		{"leaves.unasked", 1.0, "fieldgate_uplink_unasked_leaves", `1 not asked yet`, ""},
+		{"leaves.enrolling", 0.0, "fieldgate_uplink_enrolling_leaves", "", ""},
 		{"store.lanes.telemetry.messages", 1.0, `fieldgate_store_messages{lane="telemetry"}`, `(?m)^telemetry 1 message on flash`, `STORE   1 message`},
 		{"store.dead_letters", 0.0, "fieldgate_store_dead_letters", `(?m)^shelf    0 dead letters`, ""},
 	}
-	twinHas := []string{"messages.sent.telemetry", "leaves.present", "leaves.refused", "leaves.waiting", "store.dead_letters", "uplink.transport", "uplink.since", "name", "started"}
+	twinHas := []string{"messages.sent.telemetry", "leaves.present", "leaves.refused", "leaves.waiting", "leaves.taken", "leaves.unasked", "leaves.enrolling", "store.dead_letters", "uplink.transport", "uplink.since", "name", "started"}
 	complaint := ""
 	agree := func() bool {
 		state := decoded[any](t, c.gets(0, "status", "--output", "json"))
@@ -103,6 +106,11 @@ func TestFiveViewsOfOneState(t *testing.T) {
 	}
 	if err := s.Await(ctx, "all views to agree", agree); err != nil {
 		t.Fatalf("%v\n%s", err, complaint)
+	}
+	for leaf, word := range map[string]string{"pump-1": "ok", "pump-2": "refused", "home": "unasked"} {
+		if got := decoded[struct{ Hub string }](t, c.gets(0, "device", "show", leaf, "--output", "json")).Hub; got != word {
+			t.Errorf("the hub's word on %s is %q, want %q", leaf, got, word)
+		}
 	}
 	must(t, s.Cut(ctx))
 	must(t, s.Await(ctx, "the broker to say that the hub is away", func() bool { return home("fieldgate/status/bridge") == "0" }))
