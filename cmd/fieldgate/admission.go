@@ -61,7 +61,7 @@ func (d *devices) enter(n *newLeaf) error {
 	if _, known := d.roster.leaf(n.id); known {
 		return fmt.Errorf("%w: there is a leaf %q already", control.ErrConflict, n.id)
 	}
-	return d.changes.steady(func(back *wayBack) error {
+	return d.changes.steady(n.id, func(back *wayBack) error {
 		next, err := d.files.add(n, back)
 		if err != nil {
 			return err
@@ -140,7 +140,7 @@ func (d *devices) Dismiss(ctx context.Context, id string) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	former := d.fleet.of(id)
-	err := d.changes.steady(func(back *wayBack) error {
+	err := d.changes.steady(id, func(back *wayBack) error {
 		rest, err := d.files.remove(id, back)
 		if rest == nil {
 			return err

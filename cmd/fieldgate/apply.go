@@ -620,9 +620,10 @@ func (a *applier) startFailed(err error) bool {
 // steady has a leaf added or removed by do. That is done to files that are in no
 // revision, so it has to fit the last good one as well: the gateway may go back to that
 // at any time. back is nil where it cannot.
-func (a *applier) steady(do func(back *wayBack) error) error {
+func (a *applier) steady(id string, do func(back *wayBack) error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.toldLocked(func(gate *reloader) error { return gate.wrote(id) })
 	good, known := a.book.Good()
 	if !known {
 		return do(nil)
@@ -632,6 +633,17 @@ func (a *applier) steady(do func(back *wayBack) error) error {
 		back.differs = "a configuration is on trial"
 	}
 	return do(back)
+}
+
+// toldLocked has the gateway that runs note what it has written itself. Where it cannot,
+// that is shown as a change at the next apply, and does no harm.
+func (a *applier) toldLocked(tell func(*reloader) error) {
+	if a.gate == nil {
+		return
+	}
+	if err := tell(a.gate); err != nil {
+		a.gate.g.log.Debug("cannot note what was written", "error", err)
+	}
 }
 
 // wayBack is the last good revision.
@@ -673,6 +685,7 @@ func (a *applier) alter(id, key, value string, do func() error) error {
 	if !out {
 		noted = amend()
 	}
+	a.toldLocked(func(gate *reloader) error { return gate.altered(id, key, value) })
 	if noted != nil {
 		return fmt.Errorf("it is done, but a rollback of the configuration would undo it: %w", noted)
 	}

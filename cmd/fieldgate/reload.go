@@ -106,6 +106,47 @@ func (r *reloader) compare(next *config) (changed []differing, restart needsRest
 	return changed, restart
 }
 
+// wrote is told of a leaf whose table the gateway itself has written, changed or removed,
+// and that counts by now: it is no change that waits to be applied.
+func (r *reloader) wrote(id string) error {
+	was := r.says.leaf(id)
+	now, err := (leafFiles{config: r.file}).find(id)
+	if err != nil {
+		return err
+	}
+	says := r.says
+	switch {
+	case now != nil && was == nil && strings.HasSuffix(now.file, leafSuffix):
+		var text []byte
+		if text, err = os.ReadFile(now.file); err == nil {
+			says, err = says.with(now.file, text)
+		}
+	case now == nil && was != nil && strings.HasSuffix(was.file, leafSuffix):
+		says, err = says.with(was.file, nil)
+	}
+	if err == nil {
+		r.says = says
+	}
+	return err
+}
+
+// altered is told of a key of a leaf's table that the gateway itself has written.
+func (r *reloader) altered(id, key, value string) error {
+	at := r.says.leaf(id)
+	if at == nil {
+		return nil
+	}
+	text, err := at.beside(r.says.texts[at.file], key, value)
+	if err != nil {
+		return err
+	}
+	says, err := r.says.with(at.file, text)
+	if err == nil {
+		r.says = says
+	}
+	return err
+}
+
 // takeOver makes a configuration count, and returns in what it differs from the one
 // before, and whether the connection to the hub is replaced for it. The error is of type needsRestart if it cannot; after that and after
 // every other error nothing has changed.

@@ -46,8 +46,9 @@ var idKeys = map[string]string{
 // settings are all settings of a configuration, in the order of its types.
 type settings struct {
 	all   []*setting
-	files []string       // the configuration file first
-	count map[string]int // tables of a list so far, by its name
+	files []string          // the configuration file first
+	texts map[string][]byte // of them, as they were read
+	count map[string]int    // tables of a list so far, by its name
 	// Which table of a list has a name first, and whether another one has it as well.
 	first  map[string]int
 	shared map[string]bool
@@ -71,6 +72,7 @@ func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*sett
 		files = append(files, more...)
 	}
 	docs := make([]map[string]any, len(files))
+	read := make(map[string][]byte, len(files))
 	var mistakes invalid
 	for i, name := range files {
 		text, given := texts[name]
@@ -80,6 +82,7 @@ func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*sett
 				return nil, err
 			}
 		}
+		read[name] = text
 		doc := strict.Parse(name, text)
 		mistakes = append(mistakes, doc.Problems()...)
 		docs[i] = doc.Root().Values()
@@ -87,7 +90,7 @@ func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*sett
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
-	s := &settings{files: files, first: make(map[string]int), shared: make(map[string]bool)}
+	s := &settings{files: files, texts: read, first: make(map[string]int), shared: make(map[string]bool)}
 	shape := configShape()
 	for range 2 { // names of tables are known when all have been seen
 		s.all, s.count = nil, make(map[string]int)
@@ -97,6 +100,22 @@ func readSettingsWith(file string, dropIns bool, texts map[string][]byte) (*sett
 		}
 	}
 	return s, nil
+}
+
+// with returns what it would be with another text of one file; nil takes the file out.
+func (s *settings) with(file string, text []byte) (*settings, error) {
+	texts := maps.Clone(s.texts)
+	texts[file] = text
+	now, err := dropInsOf(s.files[0], texts)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range now { // they were not there, or not read
+		if _, known := texts[name]; !known {
+			texts[name] = nil
+		}
+	}
+	return readSettingsWith(s.files[0], true, texts)
 }
 
 // walk goes through one file.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +44,39 @@ type ConfigKey struct {
 	From   any    `json:"from"` // null: there was no such table
 	To     any    `json:"to"`
 	Change string `json:"change"` // live, reconnect or restart
+}
+
+// UnmarshalJSON keeps whole numbers whole: a baud rate is none with a point.
+func (k *ConfigKey) UnmarshalJSON(text []byte) error {
+	type plain ConfigKey
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode((*plain)(k)); err != nil {
+		return err
+	}
+	k.From, k.To = wholeNumbers(k.From), wholeNumbers(k.To)
+	return nil
+}
+
+// wholeNumbers makes numbers of JSON what TOML would have made of them.
+func wholeNumbers(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64() // the decoder has seen that it is a number
+		return f
+	case []any:
+		for i := range v {
+			v[i] = wholeNumbers(v[i])
+		}
+	case map[string]any:
+		for name := range v {
+			v[name] = wholeNumbers(v[name])
+		}
+	}
+	return v
 }
 
 // ConfigApplied is what was begun.
