@@ -39,7 +39,10 @@ it is written, and is written whole or not at all.
 
 Text needs no quotes, and a list of texts can be written with commas. In lists of
 tables one is named by its id or its place: leaf.pump-1.key_file,
-leaf[id=pump-1].key_file or leaf[0].key_file.`,
+leaf[id=pump-1].key_file or leaf[0].key_file.
+
+A password in the URL of hub.proxy is not written there, but into the file of
+hub.proxy_password_file, sealed where this machine has a key.`,
 		Example: "  fieldgate config set hub.keep_alive 1m\n" +
 			"  fieldgate config set hub.device_id gate-7 hub.key_file gate-7.key\n" +
 			"  fieldgate config set leaf.pump-1.disabled true",
@@ -50,8 +53,11 @@ leaf[id=pump-1].key_file or leaf[0].key_file.`,
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			return l.change(std, func(s *settings) ([]change, error) {
-				var all []change
+			var aside *setAside
+			err := l.change(std, func(s *settings) (all []change, err error) {
+				if args, aside, err = l.withoutPassword(s, args); err != nil {
+					return nil, err
+				}
 				for i := 0; i < len(args); i += 2 {
 					one, err := s.findOne(args[i])
 					if err != nil {
@@ -61,6 +67,14 @@ leaf[id=pump-1].key_file or leaf[0].key_file.`,
 				}
 				return all, nil
 			})
+			switch {
+			case aside == nil:
+			case err != nil:
+				err = errors.Join(err, aside.undo())
+			default:
+				fmt.Fprintln(std.err, aside.hint())
+			}
+			return err
 		},
 	}
 	l.flags(c, textForms...)
