@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -327,6 +328,9 @@ messages in it that no hub has taken yet. A file RESET on the card does the same
 			if err := a.ready().Request(); err != nil {
 				return &failure{exitFailed, "cannot ask for the reset", err, "run it with sudo"}
 			}
+			// The daemon need not run, and its log goes with the data: the journal may stay.
+			log := slog.New(newJournalFields(slog.LevelInfo, slog.DiscardHandler))
+			log.Warn("factory reset: an operator has asked for it, everything is deleted at the next start", "event", "factory-reset", "uid", os.Getuid())
 			fmt.Fprintln(std.out, "at the next start everything is deleted: systemctl reboot")
 			return nil
 		},

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fieldgate/fieldgate/test/hubsim"
 )
 
 // TestBeDaemon is the program itself, for TestJournal to start.
@@ -197,10 +199,10 @@ func (b *journalBench) opens(more ...string) (code string) {
 	return shown.Code
 }
 
-// Every step of a pairing is in the journal, under systemd's own protocol and with its
-// MESSAGE_ID, and no code, password or key is in any field. The journal is a socket of
-// the test, in a mount namespace of the daemon's.
-func TestJournal(t *testing.T) {
+// newJournalBench starts a daemon in a mount namespace of its own, in which a socket of
+// the test is the journal's. more is in its configuration, beside a leaf pump-1 and the
+// gateway's own key.
+func newJournalBench(t *testing.T, more string) *journalBench {
 	dir, err := os.MkdirTemp("", "journal-") // a unix socket's path has at most 107 characters
 	if err != nil {
 		t.Fatal(err)
@@ -215,22 +217,15 @@ func TestJournal(t *testing.T) {
 	b := &journalBench{T: t, ctx: ctx, dir: dir, port: port, roots: x509.NewCertPool()}
 	cert, key := certificate(t)
 	b.roots.AppendCertsFromPEM([]byte(cert))
-	const canary = "bm8gb25lIG1heSByZWFkIHRoaXMga2V5"
 	for name, text := range map[string]string{
-		"cert.pem": cert, "key.pem": key, "gate.key": canary + "\n",
-		"fieldgate.toml": `[gateway]
+		"cert.pem": cert, "key.pem": key, "gate.key": journalCanary + "\n",
+		"fieldgate.toml": more + `
+[gateway]
 data_dir = "data"
-[hub]
-host = "hub.example"
-address = "127.0.0.1:1"
-device_id = "gate-7"
-key_file = "gate.key"
 [control]
 socket = "control.sock"
 [metrics]
 address = ""
-[store]
-allow_any_filesystem = true
 [[broker.listener]]
 address = "127.0.0.1:` + port + `"
 cert_file = "cert.pem"
@@ -238,6 +233,7 @@ key_file = "key.pem"
 [[leaf]]
 id = "pump-1"
 auth = "gateway"
+stand_in = true
 `,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -255,26 +251,13 @@ auth = "gateway"
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stderr.Close()
+	t.Cleanup(func() { stderr.Close() })
 	info, err := shown.Stat()
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := info.Sys().(*syscall.Stat_t)
-	daemon := b.program("run", "--config", "fieldgate.toml")
-	within := []string{"-m"}
-	if os.Geteuid() != 0 {
-		within = []string{"-rm"}
-	}
-	daemon.Args = append(append([]string{"unshare"}, within...), "sh", "-c",
-		`mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal && exec "$@"`,
-		filepath.Join(dir, "journal"), os.Args[0], "-test.run=^TestBeDaemon$")
-	if daemon.Path, err = exec.LookPath("unshare"); err != nil {
-		cannotBeHere(t, "unshare is not here")
-	}
-	if err := exec.CommandContext(ctx, daemon.Path, within[0], "true").Run(); err != nil {
-		cannotBeHere(t, fmt.Sprintf("there are no mount namespaces here: %v", err))
-	}
+	daemon := b.within("run", "--config", "fieldgate.toml")
 	daemon.Env = append(daemon.Env, fmt.Sprintf("JOURNAL_STREAM=%d:%d", at.Dev, at.Ino))
 	daemon.Stderr = shown
 	if err := daemon.Start(); err != nil {
@@ -295,10 +278,116 @@ auth = "gateway"
 			t.Errorf("beside the journal the daemon says\n%s", text)
 		}
 	})
+	return b
+}
+
+// journalCanary is the gateway's own key at the hub.
+const journalCanary = "bm8gb25lIG1heSByZWFkIHRoaXMga2V5"
+
+// within is a command of the program that finds the test's journal.
+func (b *journalBench) within(args ...string) *exec.Cmd {
+	b.Helper()
+	c := b.program(args...)
+	namespace := []string{"-m"}
+	if os.Geteuid() != 0 {
+		namespace = []string{"-rm"}
+	}
+	c.Args = append(append([]string{"unshare"}, namespace...), "sh", "-c",
+		`mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal && exec "$@"`,
+		filepath.Join(b.dir, "journal"), os.Args[0], "-test.run=^TestBeDaemon$")
+	var err error
+	if c.Path, err = exec.LookPath("unshare"); err != nil {
+		cannotBeHere(b.T, "unshare is not here")
+	}
+	if err := exec.CommandContext(b.ctx, c.Path, namespace[0], "true").Run(); err != nil {
+		cannotBeHere(b.T, fmt.Sprintf("there are no mount namespaces here: %v", err))
+	}
+	return c
+}
+
+// What happens to the link, the store and the configuration is in the journal with its
+// MESSAGE_ID, and so is a factory reset, which an operator asks for with or without a daemon.
+func TestJournalOfTheGateway(t *testing.T) {
+	hub, err := hubsim.Start(hubsim.Config{Dir: t.TempDir(), Host: "hub.test", Devices: map[string]string{"gate-7": journalCanary}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Close()
+	at := fmt.Sprintf("%s:%d", hub.Info().Bind, hub.Info().AMQPPort)
+	b := newJournalBench(t, fmt.Sprintf(`[hub]
+host = "hub.test"
+transport = "amqp"
+address = %q
+ca_file = %q
+device_id = "gate-7"
+key_file = "gate.key"
+[store]
+allow_any_filesystem = true
+segment_size = "1MiB"
+[lane.telemetry]
+custody = "disk"
+max_bytes = "12MiB"
+`, at, hub.Info().CAFile))
+	b.event("link-up", "", "6")
+
+	// A configuration that loses the hub is undone.
+	b.does("config", "set", "hub.address", "127.0.0.1:1", "--config", "fieldgate.toml")
+	if out, err := b.program("config", "apply", "--confirm", "2s").CombinedOutput(); err == nil {
+		t.Errorf("a configuration without the hub is kept:\n%s", out)
+	}
+	b.event("configuration-applied", "", "6")
+	if l := b.event("configuration-rolled-back", "", "3"); !strings.Contains(l["MESSAGE"], "revision=2") || !strings.Contains(l["MESSAGE"], "the connection to the hub was not back") {
+		t.Errorf("the rollback is %v", l)
+	}
+	if l := b.event("link-up", "", "6"); l["FIELDGATE_TRANSPORT"] != "amqp" {
+		t.Errorf("the link is %v", l)
+	}
+
+	// A lane that is full takes nothing more, and says when it does again.
+	hub.Cut()
+	fill := b.program("pub", "--leaf", "pump-1", "-t", "leaf/pump-1/telemetry", "-l")
+	fill.Stdin = strings.NewReader(strings.Repeat(strings.Repeat("x", 200<<10)+"\n", 100))
+	if out, err := fill.CombinedOutput(); err == nil {
+		t.Errorf("the lane takes all:\n%s", out)
+	}
+	b.event("store-full", "", "4")
+	hub.Restore()
+	again := func() error {
+		return b.program("pub", "--leaf", "pump-1", "-t", "leaf/pump-1/telemetry", "-m", "again").Run()
+	}
+	for limit := time.Now().Add(time.Minute); again() != nil && time.Now().Before(limit); {
+	}
+	b.event("store-well", "", "6")
+
+	reset := b.within("factory-reset", "--yes", "--config", "fieldgate.toml", "--data", "data")
+	if out, err := reset.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if l := b.event("factory-reset", "", "4"); !strings.Contains(l["MESSAGE"], "uid=") {
+		t.Errorf("the reset is %v", l)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if strings.Contains(b.raw.String(), journalCanary) {
+		t.Error("the journal has the gateway's key")
+	}
+}
+
+// Every step of a pairing is in the journal, under systemd's own protocol and with its
+// MESSAGE_ID, and no code, password or key is in any field.
+func TestJournal(t *testing.T) {
+	b := newJournalBench(t, `[hub]
+host = "hub.example"
+address = "127.0.0.1:1"
+device_id = "gate-7"
+key_file = "gate.key"
+[store]
+allow_any_filesystem = true
+`)
 	b.event("link-down", "", "4")
 
 	code := b.opens()
-	secrets := []string{canary, code, strings.ReplaceAll(code, "-", "")}
+	secrets := []string{journalCanary, code, strings.ReplaceAll(code, "-", "")}
 	wrong := []byte(strings.ReplaceAll(code, "-", ""))
 	wrong[0] = '0' + (wrong[0]-'0'+1)%10
 	for check := byte('0'); check <= '9'; check++ { // one of them is no slip
