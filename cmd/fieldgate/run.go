@@ -270,7 +270,8 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	}
 	recent := newRecent(table)
 	up := recent.watch(g.trace.Door(g.path))
-	parts := broker.Parts{Up: up, Attendance: g.twins, Twins: g.twins, Notes: queue, Files: g.files}
+	attendance := recent.attendance(g.twins)
+	parts := broker.Parts{Up: up, Attendance: attendance, Twins: g.twins, Notes: queue, Files: g.files}
 	if parts.Relay, err = pairing.NewRelay(table, proofs, queue, g.uplink.Prove); err != nil {
 		return nil, err
 	}
@@ -289,12 +290,15 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if g.broker, err = broker.New(cfg.Broker, table, clock, parts, log.With("part", "broker")); err != nil {
 		return nil, err
 	}
-	g.roster.broker, g.roster.forget = g.broker, g.uplink.Forget
+	g.roster.broker, g.roster.forget = g.broker, func(leaf string) {
+		g.uplink.Forget(leaf)
+		recent.forget(leaf)
+	}
 	seen := new(sightings)
 	if g.fleet, err = newFleet(cfg, clock, log); err != nil {
 		return nil, err
 	}
-	g.fleet.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: g.twins, Twins: g.twins, Notes: queue, Leaves: table})
+	g.fleet.ways = seen.watch(gateway.Ways{Up: g.broker.Heard(up), Attendance: attendance, Twins: g.twins, Notes: queue, Leaves: table})
 	local.fleet, local.down, local.twins, local.proofs, local.seen, local.clock = g.fleet, g.down, g.twins, proofs, seen, clock
 	local.broker, local.uplink, local.path, local.peers = g.broker.State, g.uplink.State, g.path.State, g.fleet.answering
 	if g.updates, err = newFetcher(cfg, clock, log.With("part", "update")); err != nil {

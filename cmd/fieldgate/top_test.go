@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -77,7 +78,8 @@ func talking(x snapshot) snapshot {
 	x.messagesOf = "pump-2"
 	for i := range maxRecent {
 		x.messages = append(x.messages, control.Passage{
-			Time: noon.Add(time.Duration(i-maxRecent) * time.Second), Lane: "telemetry", Channel: "line/1", Bytes: 23, Fate: control.FateTaken,
+			Direction: control.FromLeaf,
+			Time:      noon.Add(time.Duration(i-maxRecent) * time.Second), Lane: "telemetry", Channel: "line/1", Bytes: 23, Fate: control.FateTaken,
 			Milliseconds: float64(3 + i), Excerpt: fmt.Appendf(nil, `{"temperature": %d.5}`+"\x1b[2J", i),
 		})
 	}
@@ -86,6 +88,16 @@ func talking(x snapshot) snapshot {
 	for i := range last[1:] {
 		last[1+i].Fate = control.FateWaiting
 	}
+	for i, sent := range []control.Passage{
+		{Lane: "command", Channel: "set", Fate: control.FateRefused, Why: "rejected", Excerpt: []byte(`{"rate": 5}`)},
+		{Lane: "command", Fate: control.FateTaken, Excerpt: []byte("5")},
+		{Lane: "method", Channel: "blink", Fate: control.FateTaken, Why: "status 200", Excerpt: []byte(`{"times": 3}`)},
+		{Lane: "twin", Channel: "desired", Fate: control.FateWaiting, Excerpt: []byte(`{"interval": 5, "$version": 3}`)},
+	} {
+		sent.Time, sent.Direction, sent.Milliseconds, sent.Bytes = noon.Add(time.Duration(i-4)*time.Second/4), control.ToLeaf, 7, len(sent.Excerpt)
+		x.messages = append(x.messages, sent)
+	}
+	slices.SortStableFunc(x.messages, func(a, b control.Passage) int { return a.Time.Compare(b.Time) })
 	return x
 }
 

@@ -515,24 +515,46 @@ func (s *screen) messages(c *canvas, x *snapshot, leaf string, room int) {
 	if x.messagesOf != leaf {
 		list = nil
 	}
-	c.line(label("MESSAGES"), span{text: map[bool]string{true: " none since the start, or not asked for yet", false: " the last ones, UTC"}[len(list) == 0]})
+	c.line(label("MESSAGES"), span{text: map[bool]string{true: " none since the start, or not asked for yet", false: " the last ones, UTC; > to the leaf"}[len(list) == 0]})
 	for _, m := range list[max(0, len(list)-max(1, room)):] {
-		tone, name, fate := plainTone, m.Lane, fmt.Sprintf("taken by the hub after %.0f ms", m.Milliseconds)
+		mark, name, tone := "  ", m.Lane, plainTone
+		fate := fateOf(&m, x.state.Now)
 		switch m.Fate {
 		case control.FateWaiting:
-			tone, fate = warnTone, "waits for "+short(x.state.Now.Sub(m.Time))
+			tone = warnTone
 		case control.FateRefused:
-			tone, fate = badTone, "refused: "+m.Why
+			tone = badTone
 		}
 		if m.Channel != "" {
 			name += "/" + m.Channel
 		}
+		if m.Direction == control.ToLeaf {
+			mark = "> "
+		}
 		if s.bodies {
 			tone, fate = plainTone, string(m.Excerpt)
 		}
-		c.line(span{text: "  " + clockTime(m.Time, x.state.Now) + " "},
+		c.line(span{text: mark + clockTime(m.Time, x.state.Now) + " "},
 			span{text: fmt.Sprintf("%-20s %9s  ", ansi.Truncate(harmless(name, s.colour), 20, "~"), bytesShort(int64(m.Bytes)))}, span{tone, fate})
 	}
+}
+
+// fateOf says what has become of a message.
+func fateOf(m *control.Passage, now time.Time) string {
+	to := m.Direction == control.ToLeaf
+	switch {
+	case m.Fate == control.FateWaiting:
+		return "waits for " + short(now.Sub(m.Time))
+	case m.Fate == control.FateRefused && to:
+		return "not taken: " + m.Why
+	case m.Fate == control.FateRefused:
+		return "refused: " + m.Why
+	case to && m.Why != "":
+		return fmt.Sprintf("answered after %.0f ms: %s", m.Milliseconds, m.Why)
+	case to:
+		return fmt.Sprintf("taken by the leaf after %.0f ms", m.Milliseconds)
+	}
+	return fmt.Sprintf("taken by the hub after %.0f ms", m.Milliseconds)
 }
 
 // events shows the last warnings, the last at the bottom, in so many lines.

@@ -70,18 +70,25 @@ const (
 	HubAwaitsToken = "waits-token"    // the leaf is to bring a token first
 )
 
-// Passage is one message of a leaf on its way to the hub.
+// Passage is one message of a leaf on its way to the hub, or to the leaf.
 type Passage struct {
-	Time         time.Time `json:"time"` // when it came
-	Lane         string    `json:"lane"`
-	Channel      string    `json:"channel,omitempty"`
-	Bytes        int       `json:"bytes"` // of the body
+	Time         time.Time `json:"time"`              // when it came
+	Direction    string    `json:"direction"`         // FromLeaf or ToLeaf
+	Lane         string    `json:"lane"`              // to a leaf: command, method or twin
+	Channel      string    `json:"channel,omitempty"` // to a leaf: the name of the command or method; desired
+	Bytes        int       `json:"bytes"`             // of the body
 	Excerpt      []byte    `json:"excerpt"`
 	MessageID    string    `json:"message_id,omitempty"`
 	Fate         string    `json:"fate"`          // waiting, taken or refused
-	Why          string    `json:"why,omitempty"` // it is refused
+	Why          string    `json:"why,omitempty"` // it is refused; with what status a method was answered
 	Milliseconds float64   `json:"milliseconds"`  // from its coming to its acknowledgement
 }
+
+// Directions of messages.
+const (
+	FromLeaf = "from"
+	ToLeaf   = "to"
+)
 
 // The fates of a message, as far as the leaf is concerned.
 const (
