@@ -15,7 +15,9 @@ depmod kmod
 dbus-daemon dbus-daemon
 flex flex
 gcc gcc
+openssl openssl
 genimage genimage
+jq jq
 git git
 mbpoll mbpoll
 mcopy mtools
