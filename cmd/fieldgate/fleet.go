@@ -121,9 +121,7 @@ func (f *fleet) follow(next *config, leaves ...string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range going {
-		f.leave(s)
-	}
+	f.leave(going)
 	if next.ble == nil && len(leaves) == 0 {
 		f.dismiss("")
 	}
@@ -227,15 +225,21 @@ func (f *fleet) enter(s station) error {
 	return nil // a port has a driver of its own
 }
 
-// leave lets go of a station.
-func (f *fleet) leave(s station) {
-	switch s.list {
-	case "ble.advert":
-		f.bluetooth().RemoveAdvert(s.address)
-	case "ble.device":
-		f.bluetooth().RemoveDevice(s.address)
-	default:
-		f.dismiss(s.address)
+// leave lets go of stations; of devices at once, each of which may take its time.
+func (f *fleet) leave(going []station) {
+	var devices []string
+	for _, s := range going {
+		switch s.list {
+		case "ble.advert":
+			f.bluetooth().RemoveAdvert(s.address)
+		case "ble.device":
+			devices = append(devices, s.address)
+		default:
+			f.dismiss(s.address)
+		}
+	}
+	if len(devices) > 0 {
+		f.bluetooth().RemoveDevices(devices...)
 	}
 }
 

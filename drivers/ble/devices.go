@@ -2,6 +2,7 @@ package ble
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -90,28 +91,39 @@ func (d *Driver) add(p *peripheral) {
 	}
 }
 
-// RemoveDevice ends the connection of the device at an address, which is no leaf any
-// more. Its keys stay. It returns when the driver has nothing to do with it any more.
-func (d *Driver) RemoveDevice(address string) {
+// RemoveDevices ends the connections of the devices at addresses, which are no leaves any
+// more. Their keys stay. It returns when the driver has nothing to do with them any more:
+// all of them together take as long as the slowest.
+func (d *Driver) RemoveDevices(addresses ...string) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	var going []*peripheral
 	d.mu.Lock()
-	i := slices.IndexFunc(d.peripherals, func(p *peripheral) bool { return strings.EqualFold(p.Address, address) })
-	if i < 0 {
-		d.mu.Unlock()
-		return
+	for _, p := range d.peripherals {
+		if slices.ContainsFunc(addresses, func(a string) bool { return strings.EqualFold(p.Address, a) }) {
+			p.going = true
+			going = append(going, p)
+		}
 	}
-	p := d.peripherals[i]
-	d.peripherals = slices.Delete(slices.Clone(d.peripherals), i, i+1)
 	d.mu.Unlock()
-	p.depart()
-	if p.protocol != nil { // what it has counted was counted
-		var x gateway.DriverState
-		p.protocol.Fill(&x)
-		d.tally.add(func(s *gateway.DriverState) { s.Count(&x) })
+	for _, p := range going {
+		if p.leaving != nil { // it has arrived
+			p.leaving()
+		}
 	}
-	d.adverts.expect(address, false)
-	d.tally.removePeer(p.Leaf)
+	for _, p := range going {
+		p.depart()
+		var x gateway.DriverState
+		if p.protocol != nil { // what it has counted was counted
+			p.protocol.Fill(&x)
+		}
+		d.mu.Lock()
+		d.peripherals = slices.DeleteFunc(slices.Clone(d.peripherals), func(o *peripheral) bool { return o == p })
+		d.tally.add(func(s *gateway.DriverState) { s.Count(&x) })
+		d.mu.Unlock()
+		d.adverts.expect(p.Address, false)
+		d.tally.removePeer(p.Leaf)
+	}
 }
 
 // devices returns those that are connected; the slice is nobody's to change.
@@ -136,10 +148,13 @@ func (d *Driver) hearsLeaves() bool {
 	return d.adverts.count() > 0 || slices.ContainsFunc(d.devices(), func(p *peripheral) bool { return p.protocol == nil })
 }
 
-// beginAll joins all devices to the gateway.
-func (d *Driver) beginAll(ctx context.Context, ways *gateway.Ways) {
+// beginAll joins all devices to the gateway. What comes later finds its own counters.
+func (d *Driver) beginAll(ctx context.Context, ways *gateway.Ways) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	if err := d.adverts.recall(ways.Notes); err != nil {
+		return fmt.Errorf("cannot read the counters of encrypting advertisers: %w", err)
+	}
 	r := &run{ctx, ways}
 	for _, p := range d.devices() {
 		p.arrive(r)
@@ -147,6 +162,7 @@ func (d *Driver) beginAll(ctx context.Context, ways *gateway.Ways) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running = r
+	return nil
 }
 
 // endAll takes them back; there is no session any more.
@@ -168,7 +184,9 @@ func (s *session) open(ctx context.Context) {
 	s.ctx = ctx
 	s.Driver.session = s
 	for _, p := range s.peripherals {
-		s.join(p)
+		if !p.going {
+			s.join(p)
+		}
 	}
 }
 

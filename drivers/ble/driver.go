@@ -113,8 +113,10 @@ func (d *Driver) Name() string { return d.tally.snapshot().Name }
 
 // State is a snapshot for status and metrics. Safe for concurrent use.
 func (d *Driver) State() gateway.DriverState {
-	s := d.tally.snapshot()
-	for _, p := range d.devices() {
+	d.mu.Lock() // what a device has counted is seen there, or in the sum when it is gone
+	s, devices := d.tally.snapshot(), d.peripherals
+	d.mu.Unlock()
+	for _, p := range devices {
 		p.fill(&s)
 	}
 	for _, p := range s.Peers {
@@ -128,14 +130,13 @@ func (d *Driver) State() gateway.DriverState {
 // Run serves the adapter until ctx ends, and then returns nil. A bus, a daemon or an
 // adapter that is missing or lost is waited for. Run may be called once.
 func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
-	if err := d.adverts.recall(ways.Notes); err != nil {
-		return fmt.Errorf("cannot read the counters of encrypting advertisers: %w", err)
+	d.queue = handover.New(d.cfg.MaxWaiting, ways.Up, d.tally)
+	if err := d.beginAll(ctx, &ways); err != nil {
+		return err
 	}
 	var parts sync.WaitGroup
-	d.queue = handover.New(d.cfg.MaxWaiting, ways.Up, d.tally)
 	parts.Go(func() { d.queue.Run(ctx) })
 	parts.Go(func() { d.adverts.run(ctx, ways.Notes) })
-	d.beginAll(ctx, &ways)
 	d.live(ctx)
 	d.endAll()
 	parts.Wait()

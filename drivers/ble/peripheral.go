@@ -47,6 +47,7 @@ type peripheral struct {
 	values     []*value
 	protocol   Protocol // that it speaks; nil: it has values
 
+	going    bool            // it is no leaf any more; guarded by the driver's mu
 	here     context.Context // ends when it is a leaf no more, or the driver ends; from arrive on
 	leaving  func()          // ends it
 	visits   sync.WaitGroup
@@ -216,16 +217,19 @@ func (p *peripheral) work(ctx context.Context, s *session, device dbus.ObjectPat
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, c := range l.paths {
-			s.client.Deaf(c.Path)
-		}
-	}()
+	defer l.deaf()
 	p.driver.tally.peer(p.Leaf, "")
 	if !p.stays {
 		return p.readDue(ctx, l)
 	}
 	return p.reachable(ctx, l, func(ctx context.Context) error { return p.stay(ctx, s, l, device) })
+}
+
+// deaf ends what begin has listened to: whoever is told of a value later is another one.
+func (l *link) deaf() {
+	for _, c := range l.paths {
+		l.session.client.Deaf(c.Path)
+	}
 }
 
 // reachable has the device be told what comes for it while stay lasts.
@@ -307,6 +311,7 @@ func (p *peripheral) begin(ctx context.Context, s *session, device dbus.ObjectPa
 			continue
 		}
 		if err := s.client.Notify(ctx, l.paths[v].Path, func(b []byte) { p.heard(v, b) }); err != nil {
+			l.deaf()
 			return nil, fmt.Errorf("cannot listen to %s: %w", v.UUID, err)
 		}
 	}

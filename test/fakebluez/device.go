@@ -27,6 +27,7 @@ type Device struct {
 	Passkey uint32        // what the device shows, or expects
 	Slow    time.Duration // how long connecting takes
 	NoBond  bool          // pairing succeeds and keeps no keys, as without a random generator
+	Tells   bool          // what is read is told as well, as BlueZ does
 	MTU     int           // of its connections, default 247
 	Untold  bool          // nobody is told that it is connected, see package bluez
 	Heard   func(Written) // is called with what is written, one after the other, and must not block; nil for nobody
@@ -411,6 +412,9 @@ func (d *Device) read(c *Characteristic) ([]byte, *dbus.Error) {
 	defer d.z.mu.Unlock()
 	if err := d.mayLocked(c, "read"); err != nil {
 		return nil, err
+	}
+	if d.Tells {
+		d.z.setLocked(c.path, charIface, "Value", c.Value)
 	}
 	return slices.Clone(c.Value), nil
 }

@@ -71,7 +71,7 @@ type properties map[string]dbus.Variant
 // must not block.
 func Open(ctx context.Context, address string, absent func(), heard func(Sighting)) (*Client, error) {
 	q := newQueue()
-	conn, err := connect(address, q)
+	conn, err := connect(ctx, address, q)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to the system bus: %w", err)
 	}
@@ -86,11 +86,30 @@ func Open(ctx context.Context, address string, absent func(), heard func(Sightin
 	return c, nil
 }
 
-func connect(address string, q *queue) (*dbus.Conn, error) {
+// busTimeout is how long the bus may take to let anybody in.
+const busTimeout = 30 * time.Second
+
+// connect gives up when ctx ends: a bus may take a connection and never say a word.
+func connect(ctx context.Context, address string, q *queue) (conn *dbus.Conn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	living, end := context.WithCancel(context.Background()) // with which the connection ends
+	hold := context.AfterFunc(ctx, end)
 	if address == "" {
-		return dbus.ConnectSystemBus(dbus.WithSignalHandler(q))
+		conn, err = dbus.ConnectSystemBus(dbus.WithSignalHandler(q), dbus.WithContext(living))
+	} else {
+		conn, err = dbus.Connect(address, dbus.WithSignalHandler(q), dbus.WithContext(living))
 	}
-	return dbus.Connect(address, dbus.WithSignalHandler(q))
+	if !hold() && err == nil {
+		_ = conn.Close() // it ends already
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("it does not answer: %w", ctx.Err())
+	}
+	if err != nil {
+		end()
+	}
+	return conn, err
 }
 
 func (c *Client) begin(ctx context.Context, absent func()) error {
