@@ -141,7 +141,11 @@ func (d *devices) Dismiss(ctx context.Context, id string) error {
 	defer d.changing.Unlock()
 	former := d.fleet.of(id)
 	err := d.changes.steady(id, func(back *wayBack) error {
-		rest, err := d.files.remove(id, back)
+		var runs *leaf
+		if l, known := d.roster.leaf(id); known {
+			runs = &l
+		}
+		rest, err := d.files.remove(id, runs, back)
 		if rest == nil {
 			return err
 		}

@@ -289,9 +289,10 @@ func provenIn(t *tables, file, text string) ([]leaf, error) {
 }
 
 // remove removes the file of a leaf. One that the operator has written is the
-// operator's to change. What it returns is the configuration that has the leaf no more,
-// whatever the error, or nil if it still has.
-func (f leafFiles) remove(id string, back *wayBack) (rest *config, err error) {
+// operator's to change. runs is the leaf as it runs, nil if it does not: where somebody has
+// removed its file by hand, nothing else says how it is proven. What it returns is the
+// configuration that has the leaf no more, whatever the error, or nil if it still has.
+func (f leafFiles) remove(id string, runs *leaf, back *wayBack) (rest *config, err error) {
 	unlock, err := f.lock()
 	if err != nil {
 		return nil, err
@@ -305,7 +306,10 @@ func (f leafFiles) remove(id string, back *wayBack) (rest *config, err error) {
 		if back != nil && back.has(id) {
 			return nil, fmt.Errorf("%w: %s, and the one before has %q in a file that the gateway has not written", control.ErrConflict, back.differs, id)
 		}
-		return loadConfigWith(f.config, nil)
+		if rest, err = loadConfigWith(f.config, nil); err == nil && runs != nil {
+			err = f.keepProof(rest, runs)
+		}
+		return rest, err
 	}
 	stem, ours := strings.CutSuffix(at.file, leafSuffix)
 	if !ours {

@@ -65,10 +65,10 @@ func TestRemovedThoughNotSynced(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.fs.Break(cutfs.Fault{Kind: cutfs.Sync, Nth: 1, Errno: syscall.EIO})
-	if rest, err := f.remove("pump-1", nil); rest == nil || !errors.Is(err, syscall.EIO) {
+	if rest, err := f.remove("pump-1", nil, nil); rest == nil || !errors.Is(err, syscall.EIO) {
 		t.Errorf("gone: %v, %v", rest != nil, err)
 	}
-	if rest, err := f.remove("pump-2", nil); rest == nil || err != nil {
+	if rest, err := f.remove("pump-2", nil, nil); rest == nil || err != nil {
 		t.Errorf("one that is not there is gone: %v, %v", rest != nil, err)
 	}
 }
@@ -121,7 +121,7 @@ func TestTheLastProofCounts(t *testing.T) {
 		if _, err := f.add(&newLeaf{id: "visitor", hubKey: key}, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.remove("visitor", nil); err != nil {
+		if _, err := f.remove("visitor", nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
