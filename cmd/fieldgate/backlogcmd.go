@@ -231,7 +231,9 @@ func storePurgeCommand(std streams) *cobra.Command {
 		Long: `Gives up messages that wait on flash: the hub never gets them, and nothing else has a copy,
 so export them first. At a terminal it says how many they are, and asks for the leaf's
 id, or the word purge; elsewhere it wants --yes. Messages that are on their way to the
-hub at this moment stay. What is purged is counted under the reason purged, and logged.`,
+hub at this moment stay. What is purged is counted under the reason purged, and logged.
+The exit code is 10 if the store cannot write that down: how many were purged is said,
+and after a crash they may be there again.`,
 		Example: "  fieldgate store purge --leaf pump-1 --older-than 168h\n  fieldgate store purge --all --yes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -296,7 +298,7 @@ func storeVerifyCommand(std streams) *cobra.Command {
 		Long: `Reads every message that waits and compares its checksum. Nothing is changed: what is
 damaged is set aside by the daemon when its turn comes, and the rest is sent. It
 leaves half of the time to those who take and send messages. The exit code is 10 if
-there is damage.`,
+there is damage, or if the store cannot be read.`,
 		Example: "  fieldgate store verify",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

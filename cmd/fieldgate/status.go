@@ -109,7 +109,7 @@ func (r *remote) failed(what string, err error) error {
 		f.code, f.next = exitForbidden, "say so if that is what you want: --help has the flag"
 	case errors.Is(err, control.ErrRefused):
 		f.code, f.next = exitForbidden, "send what the reason says can be taken"
-	case errors.Is(err, control.ErrFull):
+	case errors.Is(err, control.ErrStore):
 		f.code, f.next = exitStore, "run: fieldgate store status"
 	case errors.Is(err, control.ErrUnproven):
 		f.code, f.next = exitRejected, "try again with what the device shows"

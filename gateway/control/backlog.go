@@ -210,6 +210,10 @@ func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 			broken = out.Encode(line)
 			return broken == nil
 		})
+		if err != nil && n == 0 {
+			refuse(w, storeStatus(err), "%v", err)
+			return
+		}
 		if err = errors.Join(err, broken); err != nil {
 			s.Log.Warn("list of what waits ended early", "error", err)
 			panic(http.ErrAbortHandler) // so that the client sees it too
@@ -222,7 +226,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	for lane := range gateway.Lanes {
 		v, err := s.Backlog.Verify(r.Context(), gateway.Lane(lane))
 		if err != nil {
-			refuse(w, http.StatusInternalServerError, "%v", err)
+			refuse(w, storeStatus(err), "%v", err)
 			return
 		}
 		out := Verified{Lane: gateway.LaneNames[lane], Messages: v.Messages, Bytes: v.Bytes, Damaged: v.Damaged, Spans: []Damaged{}}
@@ -235,6 +239,14 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		all = append(all, out)
 	}
 	answer(w, all)
+}
+
+// storeStatus is that of an error of the store.
+func storeStatus(err error) int {
+	if errors.Is(err, gateway.ErrStoreFull) || errors.Is(err, gateway.ErrStoreFailed) {
+		return http.StatusInsufficientStorage
+	}
+	return http.StatusInternalServerError
 }
 
 // purgeBacklog says in the log what is lost, also when it ends early.
@@ -281,7 +293,7 @@ func (s *Server) purgeBacklog(w http.ResponseWriter, r *http.Request) {
 		log.Warn("operator purged messages that waited")
 	}
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "%d messages were purged; %v", sum.Messages, err)
+		refuse(w, storeStatus(err), "%d messages were purged; %v", sum.Messages, err)
 		return
 	}
 	answer(w, sum)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -90,5 +91,35 @@ func TestExportTakesItsTime(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// failingStore is a backlog on a card that fails.
+type failingStore struct{ gateway.Backlog }
+
+func (failingStore) Look(context.Context, gateway.Lane, func(gateway.Waiting) bool) error {
+	return gateway.ErrStoreFailed
+}
+
+func (failingStore) Verify(context.Context, gateway.Lane) (gateway.Verified, error) {
+	return gateway.Verified{}, gateway.ErrStoreFailed
+}
+
+func (failingStore) Purge(context.Context, gateway.Lane, func(*gateway.Message) bool) (gateway.Purged, error) {
+	return gateway.Purged{Messages: 2}, gateway.ErrStoreFailed
+}
+
+// Who asks for the backlog is told that the store fails, and what was purged all the same.
+func TestStoreFails(t *testing.T) {
+	s := New(Config{}, Parts{Backlog: failingStore{}, Clock: func() (now gateway.Instant) { return now }, Log: slog.New(slog.DiscardHandler)})
+	for name, serve := range map[string]http.HandlerFunc{"list": s.waiting, "verify": s.verify, "purge": s.purgeBacklog} {
+		w := httptest.NewRecorder()
+		serve(w, httptest.NewRequest("POST", "/v1/store", strings.NewReader("{}")))
+		if text := w.Body.String(); w.Code != http.StatusInsufficientStorage || name == "purge" && !strings.Contains(text, "2 messages were purged; ") {
+			t.Errorf("%s: status %d, %s", name, w.Code, text)
+		}
+		if err := failed(w.Code, ""); !errors.Is(err, ErrStore) {
+			t.Errorf("%s: the client says %v", name, err)
+		}
 	}
 }

@@ -27,7 +27,7 @@ var (
 	ErrUnproven   = errors.New("not proven") // who it claims to be
 	ErrPolicy     = errors.New("not done unless that is allowed")
 	ErrRefused    = errors.New("refused")
-	ErrFull       = errors.New("the store does not take it")
+	ErrStore      = errors.New("the store cannot do it") // it is full, damaged, or fails
 
 	// Of the hub: it could not be asked, or did not take the identity.
 	ErrUnreachable = errors.New("the hub cannot be reached")
@@ -363,7 +363,7 @@ func failed(status int, text string) error {
 	case http.StatusNotAcceptable:
 		return fmt.Errorf("%w: %s", ErrRefused, text)
 	case http.StatusInsufficientStorage:
-		return fmt.Errorf("%w: %s", ErrFull, text)
+		return fmt.Errorf("%w: %s", ErrStore, text)
 	case http.StatusBadGateway:
 		return fmt.Errorf("%w: %s", ErrUnreachable, text)
 	case http.StatusFailedDependency:

@@ -300,7 +300,7 @@ func (s *Server) roundTrip(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) probeStore(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ProbeStore(); err != nil {
-		refuse(w, http.StatusInternalServerError, "%v", err)
+		refuse(w, storeStatus(err), "%v", err)
 		return
 	}
 	answer(w, struct{}{})
@@ -313,7 +313,7 @@ func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
 		return true
 	})
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "%v", err)
+		refuse(w, storeStatus(err), "%v", err)
 		return
 	}
 	answer(w, letters)
@@ -350,7 +350,7 @@ func (s *Server) chosen(w http.ResponseWriter, r *http.Request) (numbers []uint6
 		return true
 	})
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "%v", err)
+		refuse(w, storeStatus(err), "%v", err)
 		return nil, false
 	}
 	for _, n := range pick.Numbers {
@@ -369,7 +369,7 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
 	}
 	n, err := s.Shelf.DropDeadLetters(numbers...)
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "%v", err)
+		refuse(w, storeStatus(err), "%v", err)
 		return
 	}
 	s.Log.Warn("operator purged dead letters", "count", n)
@@ -405,7 +405,7 @@ func (s *Server) replay(w http.ResponseWriter, r *http.Request) {
 		return true
 	})
 	if err = errors.Join(failed, err); err != nil {
-		refuse(w, http.StatusInternalServerError, "%d of %d are back in their lanes; %v", count, len(numbers), err)
+		refuse(w, storeStatus(err), "%d of %d are back in their lanes; %v", count, len(numbers), err)
 		return
 	}
 	s.Log.Info("operator replayed dead letters", "count", count)

@@ -113,7 +113,7 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 
 // refuseTopic says why there is nothing to publish or to hear.
 func refuseTopic(w http.ResponseWriter, err error) {
-	status := http.StatusInternalServerError
+	status := storeStatus(err)
 	refusal, ok := errors.AsType[*gateway.TwinError](err)
 	switch {
 	case errors.Is(err, ErrPolicy):
@@ -122,8 +122,6 @@ func refuseTopic(w http.ResponseWriter, err error) {
 		status = http.StatusNotFound
 	case errors.Is(err, ErrRefused), errors.Is(err, gateway.ErrTooLarge), errors.Is(err, gateway.ErrUnknownLeaf), ok && refusal.Status < 500:
 		status = http.StatusNotAcceptable
-	case errors.Is(err, gateway.ErrStoreFull), errors.Is(err, gateway.ErrStoreFailed):
-		status = http.StatusInsufficientStorage
 	case errors.Is(err, context.DeadlineExceeded):
 		refuse(w, http.StatusGatewayTimeout, "it is not known to be in custody yet, and may still be taken")
 		return

@@ -39,21 +39,30 @@ func (s *Store) Look(ctx context.Context, lane gateway.Lane, use func(gateway.Wa
 func (s *Store) Purge(ctx context.Context, lane gateway.Lane, match func(*gateway.Message) bool) (sum gateway.Purged, err error) {
 	l := s.lanes[lane]
 	names, before := roll{why: gateway.DropPurged}, 0
+	var unrecorded []*segment
 	err = l.walk(ctx, func(v view) error {
 		v.results = slices.DeleteFunc(v.results, func(r found) bool { return r.err != nil || !match(r.message) })
 		l.giveUp(v, &names, &sum)
 		return nil
 	}, func(seg *segment) error {
-		if sum.Messages == before {
-			return nil
+		// Also what a purge before it could not record.
+		if l.recordPurge(seg) != nil {
+			unrecorded = append(unrecorded, seg)
 		}
-		before = sum.Messages
-		err := l.recordPurge(seg)
-		l.tellGivenUp(names.runs)
-		names = roll{why: gateway.DropPurged}
-		s.wakeKeeper()
-		return err
+		if sum.Messages > before {
+			before = sum.Messages
+			l.tellGivenUp(names.runs)
+			names = roll{why: gateway.DropPurged}
+			s.wakeKeeper()
+		}
+		return nil
 	})
+	// Segments that were drained later may have given room for it.
+	for _, seg := range unrecorded {
+		if rerr := l.recordPurge(seg); err == nil {
+			err = rerr
+		}
+	}
 	return sum, err
 }
 
