@@ -28,8 +28,9 @@ func (b *binding) flags(c *cobra.Command) {
 }
 
 // within has do happen in a pairing window for the transport, in which the device at an
-// address is claimed as the leaf. One that is open is used; else one is opened, and closed
-// if do fails. After a wrong passkey it stays open, since these are counted in it.
+// address is claimed as the leaf. One that is open for it is used; else one is opened, and
+// closed if do fails. After a wrong passkey it stays open and claimed, since these are
+// counted in it. The window of somebody else is left alone.
 func (b *binding) within(ctx context.Context, std streams, what, transport, address string, length time.Duration, do func() error) error {
 	r := b.remote
 	r.list = pairHint
@@ -46,20 +47,20 @@ func (b *binding) within(ctx context.Context, std streams, what, transport, addr
 		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, w.Until.Format(time.RFC3339))
 	}
 	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf
-	err = r.failed(what, r.client().Claim(ctx, control.Claiming{Transport: transport, ID: b.leaf, Address: address}))
-	if err == nil {
+	claim := control.Claiming{Transport: transport, ID: b.leaf, Address: address}
+	if err = r.failed(what, r.client().Claim(ctx, claim)); err == nil {
 		err = do()
 	}
-	if f, is := errors.AsType[*failure](err); ours && err != nil && !(is && f.code == exitRejected) {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+	if f, is := errors.AsType[*failure](err); err != nil && !(is && f.code == exitRejected) {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonWait)
 		defer cancel()
-		_ = r.client().CloseWindow(last) // it may be closed, and closes by itself
+		_ = r.client().Abandon(last, claim, ours) // it may be over, and the window closes by itself
 	}
 	return err
 }
 
-// closeWait is how long a command that has failed waits for its window to be closed.
-const closeWait = 5 * time.Second
+// abandonWait is how long a command that has failed waits for its claim to be given up.
+const abandonWait = 5 * time.Second
 
 // bind has the daemon write the tables of the leaf, and serve it.
 func (b *binding) bind(ctx context.Context, std streams, what string, a control.Admission) error {

@@ -26,6 +26,7 @@ var (
 	ErrTimedOut   = errors.New("timed out")
 	ErrUnproven   = errors.New("not proven") // who it claims to be
 	ErrPolicy     = errors.New("not done unless that is allowed")
+	ErrTaken      = errors.New("busy")
 	ErrRefused    = errors.New("refused")
 	ErrStore      = errors.New("the store cannot do it") // it is full, damaged, or fails
 
@@ -360,6 +361,8 @@ func failed(status int, text string) error {
 		return fmt.Errorf("%w: %s", ErrUnproven, text)
 	case http.StatusPreconditionFailed:
 		return fmt.Errorf("%w: %s", ErrPolicy, text)
+	case http.StatusLocked:
+		return fmt.Errorf("%w: %s", ErrTaken, text)
 	case http.StatusNotAcceptable:
 		return fmt.Errorf("%w: %s", ErrRefused, text)
 	case http.StatusInsufficientStorage:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -69,7 +70,7 @@ func (s *Server) openWindow(w http.ResponseWriter, r *http.Request) {
 	}
 	code, until, err := s.Window.Open(pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth, Transport: transport})
 	if err != nil {
-		refuse(w, http.StatusConflict, "%v", err)
+		refuse(w, pairingStatus(err), "%v", err)
 		return
 	}
 	if transport != pairing.OverMQTT {
@@ -91,7 +92,21 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
 	done(w, s.Window.Claim(c.Transport, c.ID, c.Address, p.who))
 }
 
-func (s *Server) closeWindow(w http.ResponseWriter, _ *http.Request) { done(w, s.Window.Close()) }
+// closeWindow closes any window; one with a claim in the query only if that has it.
+func (s *Server) closeWindow(w http.ResponseWriter, r *http.Request) {
+	if r.URL.RawQuery == "" {
+		done(w, s.Window.Close())
+		return
+	}
+	s.abandon(w, r, true)
+}
+
+func (s *Server) abandonClaim(w http.ResponseWriter, r *http.Request) { s.abandon(w, r, false) }
+
+func (s *Server) abandon(w http.ResponseWriter, r *http.Request, shut bool) {
+	q := r.URL.Query()
+	done(w, s.Window.Abandon(q.Get("transport"), q.Get("id"), q.Get("address"), shut))
+}
 
 func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
 
@@ -119,11 +134,19 @@ func done(w http.ResponseWriter, err error) {
 		answer(w, Result{Count: 1})
 	case errors.Is(err, pairing.ErrNoClaim):
 		refuse(w, http.StatusNotFound, "%v", err)
-	case errors.Is(err, pairing.ErrWindow), errors.Is(err, pairing.ErrKnown):
-		refuse(w, http.StatusConflict, "%v", err)
+	case errors.Is(err, pairing.ErrWindow), errors.Is(err, pairing.ErrKnown), errors.Is(err, pairing.ErrTaken):
+		refuse(w, pairingStatus(err), "%v", err)
 	default:
 		refuseChange(w, err)
 	}
+}
+
+// pairingStatus is that of a window that is not there, or not for who asks.
+func pairingStatus(err error) int {
+	if errors.Is(err, pairing.ErrTaken) {
+		return http.StatusLocked
+	}
+	return http.StatusConflict
 }
 
 func (s *Server) authority(w http.ResponseWriter, _ *http.Request) {
@@ -169,9 +192,20 @@ func (c *Client) Claim(ctx context.Context, x Claiming) error {
 	return c.change(ctx, http.MethodPost, "/v1/pairing/claim", x, new(Result))
 }
 
-// CloseWindow closes it.
+// CloseWindow closes it, whosever it is.
 func (c *Client) CloseWindow(ctx context.Context) error {
 	return c.change(ctx, http.MethodDelete, "/v1/pairing", nil, new(Result))
+}
+
+// Abandon gives up a claim: with shut its window is closed, else it stays. The window of
+// another claim is left alone, and the error is ErrNotFound.
+func (c *Client) Abandon(ctx context.Context, x Claiming, shut bool) error {
+	path := "/v1/pairing/claim"
+	if shut {
+		path = "/v1/pairing"
+	}
+	q := url.Values{"transport": {x.Transport}, "id": {x.ID}, "address": {x.Address}}
+	return c.change(ctx, http.MethodDelete, path+"?"+q.Encode(), nil, new(Result))
 }
 
 // WindowState says how it is.

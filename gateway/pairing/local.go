@@ -11,25 +11,64 @@ import (
 // and the same rules there.
 
 // Claim says that the device at an address is to be the leaf of that name, in a window
-// for its transport; source is who says so. Until it is bound the operator may say
-// otherwise. Errors are ErrWindow and ErrKnown: that a leaf of that name is at another
-// address, or at none, is an alarm.
+// for its transport; source is who says so. The same may be said again; that another
+// device or another name has the window is ErrTaken, which says whose it is. Other errors
+// are ErrWindow and ErrKnown: that a leaf of that name is at another address, or at none,
+// is an alarm.
 func (w *Window) Claim(transport, id, address, source string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
 	if x == nil || x.Transport != transport {
-		return fmt.Errorf("%w for transport %s", ErrWindow, transport)
+		return w.noWindowLocked(transport)
+	}
+	if c := x.claim; c != nil {
+		if c.deciding || !c.isOf(id, address) {
+			return x.taken()
+		}
+		return nil
 	}
 	if w.Known(id) {
 		if strings.EqualFold(w.At(id), address) {
+			w.decideLocked(Refused)
 			w.endLocked(x, fmt.Sprintf("%q is paired with %s already", id, address))
 			return fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
 		}
 		return fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
 	}
-	x.claim = &claimed{Request: Request{ID: id}, address: address, decided: make(chan struct{})}
+	x.claim = &claimed{Request: Request{ID: id}, address: address, source: source, decided: make(chan struct{})}
 	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", id, "source", source, "transport", transport, "address", address)
+	return nil
+}
+
+// isOf says whether that device is claimed as that leaf.
+func (c *claimed) isOf(id, address string) bool {
+	return c.ID == id && strings.EqualFold(c.address, address)
+}
+
+// noWindowLocked says how the last window ended: somebody else may have ended it.
+func (w *Window) noWindowLocked(transport string) error {
+	if w.open != nil || w.last == "" {
+		return fmt.Errorf("%w for transport %s", ErrWindow, transport)
+	}
+	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
+}
+
+// Abandon gives up the claim that Claim has made with the same arguments: with shut the window is closed,
+// else it stays for another claim. The error is ErrNoClaim if the window has another
+// claim, or none.
+func (w *Window) Abandon(transport, id, address string, shut bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x := w.open
+	if x == nil || x.Transport != transport || x.claim == nil || !x.claim.isOf(id, address) || x.claim.deciding {
+		return fmt.Errorf("%w over %s: %q at %s", ErrNoClaim, transport, id, address)
+	}
+	w.decideLocked(Refused)
+	w.Log.Info("pairing given up", "event", "pairing-failed", "transport", transport, "leaf", id, "address", x.claim.address)
+	if x.claim = nil; shut {
+		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", id))
+	}
 	return nil
 }
 
@@ -44,13 +83,13 @@ func (w *Window) Wrong(transport, address string) {
 }
 
 // Bind approves the device that Claim has named, admits it, and closes the window. Errors
-// are ErrWindow, ErrNoClaim, or those of admit.
+// are ErrWindow, ErrNoClaim, ErrTaken while it is being admitted, or those of admit.
 func (w *Window) Bind(transport, id, address string, admit func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
 	if x == nil || x.Transport != transport {
-		return fmt.Errorf("%w for transport %s", ErrWindow, transport)
+		return w.noWindowLocked(transport)
 	}
 	c, err := w.claimLocked(id)
 	if err != nil {
@@ -59,7 +98,7 @@ func (w *Window) Bind(transport, id, address string, admit func() error) error {
 	if !strings.EqualFold(c.address, address) {
 		return fmt.Errorf("%w: %q at %s", ErrNoClaim, id, address)
 	}
-	if err := admit(); err != nil {
+	if err := w.admitLocked(c, admit); err != nil {
 		w.decideLocked(Refused)
 		w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "transport", transport, "leaf", id, "error", err)
 		w.endLocked(x, "the leaf could not be admitted: "+err.Error())

@@ -33,6 +33,7 @@ var (
 	ErrBackoff  = errors.New("wrong codes were tried")
 	ErrCode     = errors.New("the code is wrong")
 	ErrUsed     = errors.New("the code was used by another leaf")
+	ErrTaken    = errors.New("the pairing window is taken")
 	ErrNoClaim  = errors.New("no such leaf has asked to pair")
 	ErrKnown    = errors.New("there is a leaf of that name already")
 	ErrRejected = errors.New("the operator has rejected it")
@@ -137,26 +138,49 @@ type opening struct {
 	timer *time.Timer
 	wrong int
 	claim *claimed // nil: nobody has claimed it
+	end   string   // why it ends as soon as its leaf is admitted or not
 }
+
+// taken says whose it is, and until when.
+func (x *opening) taken() error {
+	text := fmt.Sprintf("%v, over %s until %s", ErrIsOpen, x.Transport, x.until.UTC().Format(time.RFC3339))
+	if c := x.claim; c != nil {
+		text += fmt.Sprintf(", for %q", c.ID)
+		if c.address != "" {
+			text += " at " + c.address
+		}
+		text += ", claimed by " + c.source
+	}
+	return takenError(text)
+}
+
+// takenError is an ErrTaken and an ErrIsOpen in one's own words.
+type takenError string
+
+func (e takenError) Error() string { return string(e) }
+
+func (takenError) Is(target error) bool { return target == ErrTaken || target == ErrIsOpen }
 
 // claimed is the leaf that the window is for.
 type claimed struct {
 	Request
 	address  string // of one that is at a port or a device of its own, "" over MQTT
+	source   string // who has claimed it: an address of the network, or an operator
+	deciding bool   // it is being admitted at this moment
 	approved bool
 	answer   Answer
 	err      error         // why it gets none
 	decided  chan struct{} // closed when there is an answer, or err
 }
 
-// Open opens a window and returns its code. The error is ErrIsOpen, wraps ErrBackoff,
-// or is that of Usable.
+// Open opens a window and returns its code. The error is ErrIsOpen and ErrTaken and says
+// whose it is, wraps ErrBackoff, or is that of Usable.
 func (w *Window) Open(o Options) (Code, time.Time, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
 	if w.open != nil {
-		return Code{}, time.Time{}, ErrIsOpen
+		return Code{}, time.Time{}, w.open.taken()
 	}
 	if now.Before(w.retry) {
 		return Code{}, time.Time{}, fmt.Errorf("%w: a window can be opened again in %v", ErrBackoff, w.retry.Sub(now).Round(time.Second))
@@ -183,12 +207,16 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 	return x.code, x.until, nil
 }
 
-// Close closes the window; ErrWindow if there is none.
+// Close closes the window, whosever it is. The error is ErrWindow if there is none,
+// and ErrTaken while its leaf is being admitted.
 func (w *Window) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open == nil {
+	switch {
+	case w.open == nil:
 		return ErrWindow
+	case w.open.claim != nil && w.open.claim.deciding:
+		return fmt.Errorf("%w: %q is being admitted at this moment", ErrTaken, w.open.claim.ID)
 	}
 	w.endLocked(w.open, "the operator has closed it")
 	return nil
@@ -230,9 +258,14 @@ func (w *Window) State() WindowState {
 	return s
 }
 
-// endLocked ends a window if it is still open. Whoever waits in it is told.
+// endLocked ends a window if it is still open. Whoever waits in it is told. While its
+// leaf is being admitted it ends after that.
 func (w *Window) endLocked(x *opening, why string) {
 	if w.open != x {
+		return
+	}
+	if x.claim != nil && x.claim.deciding {
+		x.end = why
 		return
 	}
 	w.open, w.last = nil, why
@@ -277,7 +310,7 @@ func (w *Window) wrongLocked(x *opening, source string) {
 }
 
 // Approve admits the leaf that has asked for that name. Errors are ErrWindow,
-// ErrNoClaim, or those of Admit.
+// ErrNoClaim, ErrTaken while it is being admitted, or those of Admit.
 func (w *Window) Approve(id string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -288,10 +321,16 @@ func (w *Window) Approve(id string) error {
 	case c.address != "":
 		return fmt.Errorf("%w over MQTT: %q is approved by the command that pairs it", ErrNoClaim, id)
 	}
-	return w.approveLocked(c)
+	x := w.open
+	err = w.approveLocked(x, c)
+	if x.end != "" {
+		w.endLocked(x, x.end)
+	}
+	return err
 }
 
-// Reject turns away the leaf that has asked for that name, and closes the window.
+// Reject turns away the leaf that has asked for that name, and closes the window. Errors
+// are ErrWindow, ErrNoClaim, and ErrTaken while it is being admitted.
 func (w *Window) Reject(id string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -314,12 +353,31 @@ func (w *Window) claimLocked(id string) (*claimed, error) {
 		return nil, ErrWindow
 	case w.open.claim == nil || w.open.claim.ID != id || w.open.claim.approved:
 		return nil, fmt.Errorf("%w: %q", ErrNoClaim, id)
+	case w.open.claim.deciding:
+		return nil, fmt.Errorf("%w: %q is being admitted at this moment", ErrTaken, id)
 	}
 	return w.open.claim, nil
 }
 
-func (w *Window) approveLocked(c *claimed) error {
-	answer, err := w.Admit(c.Request, w.open.Auth)
+// admitLocked has do let the leaf in, and lets go of the lock meanwhile: that writes to
+// flash, may wait for a change of the configuration, and who asks for the state does not
+// wait for it. Nobody else decides until then, and the window stays.
+func (w *Window) admitLocked(c *claimed, do func() error) error {
+	c.deciding = true
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		c.deciding = false
+	}()
+	return do()
+}
+
+func (w *Window) approveLocked(x *opening, c *claimed) error {
+	var answer Answer
+	err := w.admitLocked(c, func() (err error) {
+		answer, err = w.Admit(c.Request, x.Auth)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -363,16 +421,18 @@ func (g *Guest) Claim(r Request) (*Ticket, error) {
 	if w.Known(r.ID) {
 		return nil, w.alarmLocked(x, r.ID, g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 	}
-	c := &claimed{Request: r, decided: make(chan struct{})}
+	c := &claimed{Request: r, source: g.source, decided: make(chan struct{})}
 	x.claim = c
 	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "transport", "mqtt", "leaf", r.ID, "source", g.source, "key", fmt.Sprintf("%x", r.Key[:8]))
 	if x.Auto {
-		if err := w.approveLocked(c); err != nil {
+		if err := w.approveLocked(x, c); err != nil {
 			w.Log.Warn("new leaf cannot be admitted", "event", "pairing-failed", "transport", "mqtt", "leaf", r.ID, "error", err)
 			w.decideLocked(Refused)
 			c.err = err
 			close(c.decided)
 			w.endLocked(x, "the leaf could not be admitted: "+err.Error())
+		} else if x.end != "" {
+			w.endLocked(x, x.end)
 		}
 	}
 	return &Ticket{g, c}, nil

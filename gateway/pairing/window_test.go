@@ -342,6 +342,82 @@ func TestOutcome(t *testing.T) {
 	expect("opened once more", "")
 }
 
+// While a leaf is being admitted, which may take long, the state is told, nobody else
+// decides, and an end of the window comes after that.
+func TestSlowAdmission(t *testing.T) {
+	for what, begin := range map[string]func(w *Window, slow func() error) (result chan error){
+		"approved": func(w *Window, slow func() error) chan error {
+			w.Admit = func(r Request, _ string) (Answer, error) { return Answer{ID: r.ID, Password: "new"}, slow() }
+			if _, err := entered(t, w, opened(t, w, Options{})).Claim(request(t, "pump-7")); err != nil {
+				t.Fatal(err)
+			}
+			result := make(chan error, 1)
+			go func() { result <- w.Approve("pump-7") }()
+			return result
+		},
+		"at once": func(w *Window, slow func() error) chan error {
+			w.Admit = func(r Request, _ string) (Answer, error) { return Answer{ID: r.ID, Password: "new"}, slow() }
+			g, r := entered(t, w, opened(t, w, Options{Auto: true})), request(t, "pump-7")
+			result := make(chan error, 1)
+			go func() {
+				ticket, err := g.Claim(r)
+				if err == nil {
+					<-ticket.Decided()
+					_, err = ticket.Answer()
+				}
+				result <- err
+			}()
+			return result
+		},
+		"bound": func(w *Window, slow func() error) chan error {
+			opened(t, w, Options{Transport: OverSerial})
+			if err := w.Claim(OverSerial, "pump-7", "usb:A1", "test"); err != nil {
+				t.Fatal(err)
+			}
+			result := make(chan error, 1)
+			go func() { result <- w.Bind(OverSerial, "pump-7", "usb:A1", slow) }()
+			return result
+		},
+	} {
+		for _, fails := range []error{nil, errors.New("flash is full")} {
+			t.Run(fmt.Sprintf("%s/%v", what, fails), func(t *testing.T) {
+				w := newWindow()
+				began, goOn := make(chan struct{}), make(chan struct{})
+				result := begin(w, func() error {
+					close(began)
+					<-goOn
+					return fails
+				})
+				<-began
+				if s := w.State(); !s.Open || s.Claim != "pump-7" || s.State != Claimed {
+					t.Errorf("meanwhile the state is %+v", s)
+				}
+				for other, err := range map[string]error{
+					"approve": w.Approve("pump-7"), "reject": w.Reject("pump-7"), "close": w.Close(), "bind": w.Bind(OverSerial, "pump-7", "usb:A1", nil),
+					"claim": w.Claim(OverSerial, "pump-7", "usb:A1", "test"), "abandon": w.Abandon(OverSerial, "pump-7", "usb:A1", true),
+				} {
+					if err == nil {
+						t.Errorf("%s is done meanwhile", other)
+					}
+				}
+				w.mu.Lock()
+				w.endLocked(w.open, "nobody has paired in time") // as its timer does
+				w.mu.Unlock()
+				if !w.State().Open {
+					t.Error("it has ended in the middle")
+				}
+				close(goOn)
+				if err := <-result; !errors.Is(err, fails) {
+					t.Errorf("it comes to %v, want %v", err, fails)
+				}
+				if s := w.State(); s.Open {
+					t.Errorf("afterwards the state is %+v", s)
+				}
+			})
+		}
+	}
+}
+
 // Over a wire of its own a device is claimed and bound by the operator, by the rules of
 // all windows.
 func TestWindowOfAWire(t *testing.T) {
@@ -383,7 +459,24 @@ func TestWindowOfAWire(t *testing.T) {
 	}
 	wants("approval by somebody else", w.Approve("meter-2"), ErrNoClaim)
 	wants("another port", w.Bind(OverSerial, "meter-2", "usb:C3", admit), ErrNoClaim)
-	wants("another claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
+	wants("the same claim", w.Claim(OverSerial, "meter-2", "USB:b2", "test"), nil)
+	for what, err := range map[string]error{
+		"another claim":             w.Claim(OverSerial, "meter-3", "usb:C3", "other"),
+		"the port for another leaf": w.Claim(OverSerial, "meter-3", "usb:B2", "other"),
+		"the name for another port": w.Claim(OverSerial, "meter-2", "usb:C3", "other"),
+		"a name that is there":      w.Claim(OverSerial, "meter-1", "usb:C3", "other"),
+		"another window":            func() error { _, _, err := w.Open(Options{Transport: OverBLE}); return err }(),
+	} {
+		if wants(what, err, ErrTaken); err != nil && (!strings.Contains(err.Error(), `over serial until 20`) || !strings.Contains(err.Error(), `, for "meter-2" at usb:B2, claimed by test`)) {
+			t.Errorf("%s: it does not say whose it is: %v", what, err)
+		}
+	}
+	wants("giving up a claim of another name", w.Abandon(OverSerial, "meter-3", "usb:B2", true), ErrNoClaim)
+	wants("giving up a claim of another port", w.Abandon(OverSerial, "meter-2", "usb:C3", true), ErrNoClaim)
+	wants("giving up a claim over another wire", w.Abandon(OverBLE, "meter-2", "usb:B2", true), ErrNoClaim)
+	wants("giving it up", w.Abandon(OverSerial, "meter-2", "usb:B2", false), nil)
+	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", true), ErrNoClaim)
+	wants("the next claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
 	wants("the claim before", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
 	if admitted != 0 {
 		t.Fatal("somebody is admitted")
@@ -391,6 +484,15 @@ func TestWindowOfAWire(t *testing.T) {
 	wants("binding", w.Bind(OverSerial, "meter-3", "usb:C3", admit), nil)
 	if s := w.State(); admitted != 1 || s.Open || s.Last != "paired with meter-3" {
 		t.Errorf("admitted %d times, state %+v", admitted, s)
+	}
+	if err := w.Bind(OverSerial, "meter-4", "usb:D4", admit); !errors.Is(err, ErrWindow) || !strings.Contains(err.Error(), "paired with meter-3") {
+		t.Errorf("binding behind the end: %v", err)
+	}
+	open(OverSerial)
+	wants("a claim", w.Claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
+	wants("giving it up, and the window", w.Abandon(OverSerial, "meter-4", "usb:D4", true), nil)
+	if s := w.State(); s.Open || strings.Contains(s.Last, "operator") || w.Outcome(time.Minute) != Refused {
+		t.Errorf("afterwards the state is %+v, and the outcome %q", s, w.Outcome(time.Minute))
 	}
 
 	open(OverSerial)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -100,4 +101,72 @@ func TestPairSerial(t *testing.T) {
 	}
 	// The port is free, for another name.
 	pair(0, "--as", "meter-2", "--for", "2m")
+}
+
+// Two operators pair at the same time: the second is told that the window is the first
+// one's, and a command that fails ends nothing but its own.
+func TestTwoPair(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 2*patience)
+	s := running(ctx, t, site.Plan{Leaves: []site.Device{{ID: "gate-7", Kind: site.Gateway}}, Config: site.Config{Hub: ownDevice}})
+	c := &terminal{t, ctx, s}
+	silent, far, err := pty.Open()
+	must(t, err)
+	defer silent.Close()
+	defer far.Close()
+	port, said := meterAt(ctx, t, unix.B9600)
+	pair := func(code int, more ...string) string {
+		t.Helper()
+		return c.gets(code, append([]string{"pair", "serial", port, "--config", s.ConfigFile(), "--as", "meter-2", "--auth", "gateway"}, more...)...)
+	}
+	status := func(want string) {
+		t.Helper()
+		must(t, s.Await(ctx, want, func() bool { return strings.Contains(c.gets(0, "pair", "status"), want) }))
+	}
+	listen := func() (first *exec.Cmd, complaint *strings.Builder) {
+		t.Helper()
+		first, complaint = exec.CommandContext(ctx, filepath.Join(bin, "fieldgate"), "pair", "serial", far.Name(), "--config", s.ConfigFile(),
+			"--as", "meter-1", "--auth", "gateway", "--for", "10m", "--socket", filepath.Join(s.Dir(), "gateway", "control.sock")), new(strings.Builder)
+		first.Stderr = complaint
+		must(t, first.Start())
+		status("leaf    meter-1, claimed\nat      " + far.Name())
+		return first, complaint
+	}
+	first, _ := listen()
+	for _, more := range [][]string{nil, {"--baud", "9600", "--format", "json"}} {
+		out := pair(9, more...)
+		for _, want := range []string{`over serial until 20`, `, for "meter-1" at ` + far.Name() + ", claimed by ", "\nnext: wait until that is over, or end it: fieldgate pair close\n"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("it does not say %q: %s", want, out)
+			}
+		}
+	}
+	status("leaf    meter-1, claimed")
+	must(t, first.Process.Signal(os.Interrupt))
+	_ = first.Wait() // it has failed
+	status(`last    the command that was to pair "meter-1" has failed`)
+
+	// Its window is ended, and another one opened: that is none of its business.
+	first, _ = listen()
+	c.gets(0, "device", "reject", "meter-1")
+	c.gets(0, "pair", "open", "--transport", "serial")
+	must(t, first.Process.Signal(os.Interrupt))
+	_ = first.Wait()
+	status("window  open")
+
+	// A claim that has come to nothing leaves the operator's window to the next one.
+	if out := pair(7, "--for", "1ms"); strings.Contains(out, "pairing window open") {
+		t.Errorf("in a window that is open it says %s", out)
+	}
+	if out := c.gets(0, "pair", "status"); !strings.Contains(out, "window  open") || strings.Contains(out, "leaf ") {
+		t.Errorf("the window is %s", out)
+	}
+	pair(0, "--baud", "9600", "--format", "json")
+	spoke := said.Load()
+	must(t, s.Await(ctx, "the device to say more", func() bool { return said.Load() >= spoke+5 }))
+	for _, e := range awaitEvents(ctx, t, s, 3)[:3] {
+		if string(e.Body) != `{"temperature":21.5}` {
+			t.Errorf("there came %s", e.Body)
+		}
+	}
 }
