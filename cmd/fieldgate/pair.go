@@ -149,7 +149,11 @@ codes were tried of late.`,
 			if err != nil {
 				return r.failed("cannot open the pairing window", err)
 			}
-			return printWindow(std.out, &r, &w, qr)
+			if err := printWindow(std.out, &r, &w, qr); err != nil || !r.forPeople() {
+				return err
+			}
+			fmt.Fprintf(std.out, "next   %s\n", nextInWindow(&o))
+			return nil
 		},
 	}
 	r.flags(c, textForms...)
@@ -160,6 +164,19 @@ codes were tried of late.`,
 	c.Flags().StringVar(&o.Transport, "transport", pairing.OverMQTT, fmt.Sprintf("over which `TRANSPORT` it may join, one of %v", control.Transports))
 	_ = c.RegisterFlagCompletionFunc("transport", cobra.FixedCompletions(control.Transports, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// nextInWindow is what is to be done in a window that was opened like that.
+func nextInWindow(o *control.Opening) string {
+	switch {
+	case o.Transport == pairing.OverSerial:
+		return "fieldgate pair serial PORT --as LEAF"
+	case o.Transport == pairing.OverBLE:
+		return "fieldgate pair ble ADDRESS --as LEAF"
+	case o.Auto:
+		return `have the leaf log in as "pair" with the code: it is approved at once`
+	}
+	return `have the leaf log in as "pair" with the code, then: fieldgate pair status`
 }
 
 func printWindow(out io.Writer, r *remote, w *control.Opened, qr bool) error {

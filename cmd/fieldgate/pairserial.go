@@ -74,6 +74,9 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 	if err := table.Validate(); err != nil {
 		return &failure{exitUsage, what, err, p.list}
 	}
+	if err := p.there(line.Port); err != nil {
+		return &failure{exitNotFound, what, fmt.Errorf("there is no port %s: %w", line.Port, err), p.list}
+	}
 	if owner := p.owner(line.Port); owner != "" {
 		return &failure{exitForbidden, what, fmt.Errorf("%s belongs to %s", line.Port, owner), "remove that leaf first: fieldgate device remove " + owner}
 	}
@@ -112,6 +115,18 @@ func (p *serialPairing) lasting(name string) string {
 	return name
 }
 
+// there is an error where no port of that name is there now: before a window is opened
+// for it, and others wait.
+func (p *serialPairing) there(name string) error {
+	for _, one := range p.ports.list() {
+		if one.Name == name && one.Device != "" {
+			return nil
+		}
+	}
+	_, err := port.Find(name)
+	return err
+}
+
 // owner returns the leaf whose port it is by the configuration, also under another
 // name; "" is nobody's.
 func (p *serialPairing) owner(name string) string {
@@ -121,7 +136,7 @@ func (p *serialPairing) owner(name string) string {
 	}
 	device, err := port.Find(name)
 	if err != nil {
-		return "" // whoever opens it is told
+		return ""
 	}
 	for other, leaf := range whose {
 		if there, err := port.Find(other); err == nil && there == device {
@@ -134,9 +149,6 @@ func (p *serialPairing) owner(name string) string {
 // listen finds out what the line lacks, and shows what was heard.
 func (p *serialPairing) listen(ctx context.Context, std streams, table *port.Config, line *control.SerialLine) error {
 	const what = "cannot tell what is spoken on the serial port"
-	if _, err := port.Find(line.Port); err != nil {
-		return &failure{exitNotFound, what, err, p.list}
-	}
 	fmt.Fprintf(std.err, "listening on %s for up to %s\n", line.Port, short(p.limit))
 	speeds := usualSpeeds
 	if p.baud != 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fieldgate/fieldgate/board"
+	"github.com/fieldgate/fieldgate/drivers/serial/port"
 )
 
 // ports is where the ports of a machine are looked for.
@@ -28,7 +29,7 @@ func (p *ports) flags(c *cobra.Command) {
 // listedPort is a port in the output.
 type listedPort struct {
 	Name   string `json:"name"`   // for [[serial]] port
-	Device string `json:"device"` // at present
+	Device string `json:"device"` // at present, "" if it is not there
 	Leaf   string `json:"leaf"`   // whose it is by the configuration, "" if it is nobody's
 }
 
@@ -48,15 +49,35 @@ func (p *ports) whose() map[string]string {
 	return whose
 }
 
-// list returns the ports, in the order of their names.
+// list returns the ports of the machine, and those of the configuration that are none of
+// them: a pseudo-terminal, or an adapter that is not plugged in. It is in the order of
+// their names.
 func (p *ports) list() []listedPort {
 	whose := p.whose()
 	all := []listedPort{}
 	for _, s := range board.SerialPorts(p.root) {
 		all = append(all, listedPort{s.Name, s.Device, cmp.Or(whose[s.Name], whose[s.Device])})
+		delete(whose, s.Name)
+		delete(whose, s.Device)
+	}
+	for name, leaf := range whose {
+		device, err := port.Find(name)
+		if err != nil {
+			device = ""
+		}
+		if i := slices.IndexFunc(all, func(one listedPort) bool { return one.Device == device && device != "" }); i >= 0 {
+			all[i].Leaf = cmp.Or(all[i].Leaf, leaf) // it is called by another name there
+			continue
+		}
+		all = append(all, listedPort{name, device, leaf})
 	}
 	slices.SortFunc(all, func(a, b listedPort) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Device, b.Device)) })
 	return all
+}
+
+// present are those of the list that are there.
+func (p *ports) present() []listedPort {
+	return slices.DeleteFunc(p.list(), func(one listedPort) bool { return one.Device == "" })
 }
 
 func serialCommand(std streams) *cobra.Command {
@@ -71,7 +92,8 @@ func listPortsCommand(std streams) *cobra.Command {
 		Short: "List the serial ports of the machine",
 		Long: `Lists the serial ports of this machine under the names by which [[serial]] tables call
 them, which stay the same when adapters are plugged in another order, and whose they
-are by the configuration.`,
+are by the configuration. What [[serial]] tables name besides, a pseudo-terminal or an
+adapter that is not plugged in, is listed as well: without a device if it is not there.`,
 		Example: "  fieldgate serial list",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -82,7 +104,7 @@ are by the configuration.`,
 			t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "PORT\tDEVICE\tLEAF")
 			for _, one := range all {
-				fmt.Fprintf(t, "%s\t%s\t%s\n", one.Name, one.Device, orDash(one.Leaf))
+				fmt.Fprintf(t, "%s\t%s\t%s\n", one.Name, orDash(one.Device), orDash(one.Leaf))
 			}
 			return t.Flush()
 		},
@@ -125,12 +147,12 @@ func watchPorts(ctx context.Context, out io.Writer, p *ports, limit time.Duratio
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	before := p.list()
+	before := p.present()
 	for _, one := range before {
 		fmt.Fprintf(out, "= %s %s\n", one.Name, one.Device)
 	}
 	for {
-		now, came := p.list(), false
+		now, came := p.present(), false
 		for _, one := range before {
 			if !slices.Contains(now, one) {
 				fmt.Fprintf(out, "- %s %s\n", one.Name, one.Device)
