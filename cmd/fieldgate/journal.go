@@ -142,13 +142,15 @@ func note(e *control.Event, prefix string, a slog.Attr) {
 		}
 	case a.Key == "":
 	case prefix == "" && a.Key == "part":
-		e.Part = cut(v.String(), maxFacts)
+		e.Part = cut(quoted(v.String()), maxFacts)
 	case prefix == "" && a.Key == "leaf":
-		e.Leaf = cut(v.String(), maxFacts)
+		e.Leaf = cut(quoted(v.String()), maxFacts)
 	default:
 		text := v.String()
-		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			text = strconv.Quote(text) // a topic, say, must not make lines of its own or colours
+		if strings.Contains(text, " ") && strings.Contains(text, "=") {
+			text = strconv.Quote(text) // nor facts of its own
+		} else {
+			text = quoted(text)
 		}
 		fact := fmt.Sprintf("%s%s=%s", prefix, a.Key, text)
 		if e.Facts != "" {
@@ -156,6 +158,15 @@ func note(e *control.Event, prefix string, a slog.Attr) {
 		}
 		e.Facts = cut(fact, maxFacts)
 	}
+}
+
+// quoted quotes what a leaf, say, has put into a text to make lines of its own, or
+// colours.
+func quoted(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
 }
 
 // cut shortens a text to at most so many bytes, which may not be UTF-8.

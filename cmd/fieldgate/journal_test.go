@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
+
+	systemd "github.com/coreos/go-systemd/v22/journal"
 )
 
 type secret string
@@ -57,5 +61,36 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 	if got := j.Events(); len(got) != maxEvents || got[0].Leaf != fmt.Sprint(maxEvents) {
 		t.Errorf("%d events, the oldest of leaf %s", len(got), got[0].Leaf)
+	}
+}
+
+// What a leaf sends makes no lines, colours or facts of its own where it is told.
+func TestFactsAreOnlyFacts(t *testing.T) {
+	var told []string
+	fields := newJournalFields(slog.LevelInfo, slog.DiscardHandler)
+	fields.send = func(message string, _ systemd.Priority, _ map[string]string) error {
+		told = append(told, message)
+		return nil
+	}
+	j := new(journal)
+	log := j.watch(slog.New(fields))
+	for _, evil := range []string{"x\nleaf approved", "x\x1b[2J", "x\u202e", "\x00", "x\u2028y", "x leaf=pump-2 who=user"} {
+		told = nil
+		log.Warn("publication refused", "leaf", evil, "part", evil, "topic", evil)
+		if len(told) != 1 {
+			t.Fatalf("%q is told as %q", evil, told)
+		}
+		events := j.Events()
+		e := events[len(events)-1]
+		if want := "topic=" + strconv.Quote(evil); e.Facts != want || !strings.HasSuffix(told[0], want) {
+			t.Errorf("%q is told as %q and %q", evil, e.Facts, told[0])
+		}
+		if text := told[0] + e.Leaf + e.Part; strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q is told as %q", evil, text)
+		}
+	}
+	log.Warn("hub refuses leaf", "error", "token not accepted: status 401")
+	if want := "hub refuses leaf, error=token not accepted: status 401"; told[len(told)-1] != want {
+		t.Errorf("told is %q, want %q", told[len(told)-1], want)
 	}
 }

@@ -196,7 +196,7 @@ func (j *journalFields) note(a slog.Attr) {
 	case j.prefix == "" && a.Key == "event":
 		j.event = a.Value.String()
 	case j.prefix == "" && a.Key == "transport":
-		j.transport = cut(a.Value.Resolve().String(), maxFacts)
+		j.transport = cut(quoted(a.Value.Resolve().String()), maxFacts)
 	default:
 		note(&j.known, j.prefix, a)
 	}
