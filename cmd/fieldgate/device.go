@@ -79,9 +79,9 @@ func seen(d *control.Device, now time.Time) string {
 func hubWord(d *control.Device, now time.Time) string {
 	switch {
 	case d.Refused != "" && d.RetryAt.After(now):
-		return fmt.Sprintf("refused, asked again in %s: %s", short(d.RetryAt.Sub(now)), d.Refused)
+		return fmt.Sprintf("refused, asked again in %s: %s", short(d.RetryAt.Sub(now)), plainly(d.Refused))
 	case d.Refused != "":
-		return "refused, being asked again: " + d.Refused
+		return "refused, being asked again: " + plainly(d.Refused)
 	case d.Parked:
 		return "takes nothing of it for now: what it sends is kept on flash"
 	}

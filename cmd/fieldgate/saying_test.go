@@ -66,6 +66,27 @@ func TestNothingFromOutsideBreaksLines(t *testing.T) {
 	}
 }
 
+// Of several ways that fail, the cause of the one that got farthest is said.
+func TestPlainWords(t *testing.T) {
+	for text, want := range map[string]string{
+		"amqp: dial tcp 127.0.0.1:40123: connect: connection refused":                                                                                       "nobody listens at the hub's address",
+		"amqp: dial tcp h:5671: connect: connection refused\namqp-ws: tls: failed to verify certificate: x509: certificate has expired or is not yet valid": "the hub's certificate, or the clock here, is of the wrong time",
+		"amqp: dial tcp h:5671: i/o timeout\namqp-ws: x509: certificate signed by unknown authority":                                                        "the hub's certificate is not trusted here",
+		"something else": "something else",
+	} {
+		if got := inShort(text); got != want {
+			t.Errorf("%q means %q, want %q", text, got, want)
+		}
+	}
+	if got, want := whyNotBetter("amqp: dial tcp h:5671: connect: connection refused", inShort), "amqp does not work: nobody listens at the hub's address"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	long := 4e8
+	if got := guess(&long); got != "more than a year" {
+		t.Errorf("a forecast says %q", got)
+	}
+}
+
 func TestWhomTheHubTakes(t *testing.T) {
 	x := &examiner{cfg: &config{}}
 	x.cfg.Hub.Own.DeviceID = "gate-7"

@@ -21,6 +21,7 @@ import (
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
 // remote is what subcommands that talk to the daemon have in common.
@@ -177,7 +178,10 @@ func (s *state) print(out io.Writer) {
 	say(out, "fieldgate %s, up %s, clock %s", s.Build.Version, short(s.Now.Sub(s.Started)), s.Clock)
 	say(out, "uplink   %s", s.Uplink.line(s.Now))
 	if u := &s.Uplink; !u.Connected && u.LastError != "" {
-		say(out, "         %s", u.LastError)
+		say(out, "         %s", plainly(u.LastError))
+	}
+	if u := &s.Uplink; u.Connected && u.Reason != "" {
+		say(out, "         %s", whyNotBetter(u.Reason, plainly))
 	}
 	for _, name := range gateway.LaneNames {
 		l := s.Store.Lanes[name]
@@ -187,7 +191,7 @@ func (s *state) print(out io.Writer) {
 	say(out, "buffer   lasts %s without the hub; drained in %s", guess(s.Store.BufferLeft), guess(s.Store.DrainTime))
 	say(out, "shelf    %s", count(s.Store.DeadLetters, "dead letter", "dead letters"))
 	if s.Store.Failing != "" {
-		say(out, "flash    cannot write: %s", s.Store.Failing)
+		say(out, "flash    cannot write: %s", plainly(s.Store.Failing))
 	}
 	say(out, "leaves   %s", s.Leaves.line())
 	s.Uplink.refusals(out, s.Now)
@@ -205,6 +209,15 @@ func (s *state) print(out io.Writer) {
 			say(out, "         strangers: %d, see fieldgate status --output json", n)
 		}
 	}
+	if s.wantsCheck() {
+		say(out, "next     what is wrong, and what to do about it: fieldgate check")
+	}
+}
+
+// wantsCheck says whether something is wrong that "fieldgate check" says more about.
+func (s *state) wantsCheck() bool {
+	return !s.Uplink.Connected || s.Store.Failing != "" || len(s.Uplink.Refused) > 0 ||
+		slices.ContainsFunc(s.Drivers, func(d driverState) bool { return !d.Up })
 }
 
 // line says how leaves are: those over MQTT, as drivers have lines of their own, and
@@ -278,14 +291,15 @@ func upOrNot(up bool, why string, since, now time.Time) string {
 }
 
 func (u *uplinkState) line(now time.Time) string {
-	text := fmt.Sprintf("connected %s, %d in flight", short(now.Sub(u.Since)), u.Inflight)
+	text := fmt.Sprintf("connected %s over %s, %d in flight", short(now.Sub(u.Since)), u.Transport, u.Inflight)
 	if !u.Connected {
 		text = "not connected for " + short(now.Sub(u.Since))
-		if u.Waiting != "" {
+		again := u.RetryAt.After(now)
+		if u.Waiting != "" && !(again && u.Waiting == uplink.NextAttempt) {
 			text += ", waits for " + u.Waiting
 		}
-		if u.RetryAt.After(now) {
-			text += " in " + short(u.RetryAt.Sub(now))
+		if again {
+			text += ", tries again in " + short(u.RetryAt.Sub(now))
 		}
 	}
 	if u.ClosedUntil.After(now) {
@@ -306,12 +320,19 @@ func short(d time.Duration) string {
 	return d.String()
 }
 
+// foreseeable is how far a forecast goes.
+const foreseeable = 365 * 24 * time.Hour
+
 // guess writes a forecast in seconds.
 func guess(s *float64) string {
 	if s == nil {
 		return "(unknown)"
 	}
-	return short(time.Duration(*s * float64(time.Second)))
+	d := time.Duration(*s * float64(time.Second))
+	if d > foreseeable {
+		return "more than a year"
+	}
+	return short(d)
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

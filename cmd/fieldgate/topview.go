@@ -249,7 +249,7 @@ func (s *screen) hesitation(x *state) (text string) {
 		text += ", NO PROGRESS: gave up the " + u.Watchdog
 	}
 	if u.Reason != "" {
-		text += ", " + u.Reason
+		text += ", " + whyNotBetter(u.Reason, inShort)
 	}
 	return text
 }

@@ -10,17 +10,18 @@ import (
 // plainWords says what the causes that operators meet mean. The first that fits
 // counts. What a protocol or the system said is shown with it.
 var plainWords = []struct{ sign, words string }{
+	// Where several ways were tried, what was said on the one that got farthest.
+	{"certificate has expired or is not yet valid", "the hub's certificate, or the clock here, is of the wrong time"},
+	{"x509:", "the hub's certificate is not trusted here"},
+	{"unauthorized-access", "wrong key or disabled there"},
+	{"not authorized", "wrong key or disabled there"},
+	{"bad user name or password", "wrong key or disabled there"},
 	{"no such host", "the hub's name cannot be found (DNS)"},
 	{"server misbehaving", "the name server does not answer (DNS)"},
 	{"network is unreachable", "there is no network"},
 	{"no route to host", "there is no way to the hub in this network"},
 	{"connection refused", "nobody listens at the hub's address"},
-	{"certificate has expired or is not yet valid", "the hub's certificate, or the clock here, is of the wrong time"},
-	{"x509:", "the hub's certificate is not trusted here"},
 	{"401", "wrong key or disabled there"},
-	{"unauthorized-access", "wrong key or disabled there"},
-	{"not authorized", "wrong key or disabled there"},
-	{"bad user name or password", "wrong key or disabled there"},
 	{"404", "the hub does not know it"},
 	{"not-found", "the hub does not know it"},
 	{"429", "the hub has too much to do and asks to wait"},
@@ -52,6 +53,15 @@ func plainly(text string) string {
 		return words + " (" + text + ")"
 	}
 	return text
+}
+
+// whyNotBetter says why the connection goes not the best way, from what that one said.
+func whyNotBetter(reason string, words func(string) string) string {
+	way, why, ok := strings.Cut(reason, ": ")
+	if !ok {
+		return words(reason)
+	}
+	return way + " does not work: " + words(why)
 }
 
 // verdict says in one sentence what is wrong, and what becomes of messages: the worst

@@ -59,6 +59,9 @@ type State struct {
 	RefusedUntil map[string]time.Time
 }
 
+// NextAttempt is what State.Waiting says between two attempts to connect.
+const NextAttempt = "next attempt"
+
 // tally is the State as it is kept.
 type tally struct {
 	clock gateway.Clock

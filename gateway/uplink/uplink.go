@@ -191,7 +191,7 @@ func (u *Uplink) rest(ctx context.Context, failures int, err error) bool {
 	}
 	u.Log.Log(ctx, level, "no connection to hub", "event", "link-down", "error", err, "failures", failures, "retry_ms", pause.Milliseconds())
 	u.tally.update(func(s *State) { s.LastError = err.Error() })
-	u.tally.wait("next attempt", pause)
+	u.tally.wait(NextAttempt, pause)
 	resting, end := u.unlessChanged(ctx)
 	defer end()
 	sleep(resting, pause)
