@@ -113,15 +113,16 @@ func TestSecurityPageIsTrue(t *testing.T) {
 	if err != nil || len(tables) < 4 {
 		t.Fatalf("%d pages about tests, %v", len(tables), err)
 	}
-	texts := string(page)
+	var texts strings.Builder
+	texts.WriteString(string(page))
 	for _, name := range tables {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		texts += string(text)
+		texts.WriteString(string(text))
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z0-9][A-Za-z0-9]*)`").FindAllStringSubmatch(texts, -1)
+	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z0-9][A-Za-z0-9]*)`").FindAllStringSubmatch(texts.String(), -1)
 	if len(named) < 40 {
 		t.Errorf("the page names only %d tests", len(named))
 	}
