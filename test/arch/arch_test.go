@@ -109,7 +109,7 @@ var owners = []struct {
 	{"pgregory.net/rapid", nil},
 	{"testing", []string{"test/..."}},
 	{"os/exec", []string{"test/...", "cmd/fieldgate/editor"}}, // the gateway starts no programs
-	{"unsafe", []string{"cmd/fieldgate/rights"}}, // a call of the kernel that no package has
+	{"unsafe", []string{"cmd/fieldgate/rights"}},              // a call of the kernel that no package has
 	{"C", nil}, // cross-compiled without cgo
 }
 
