@@ -270,11 +270,13 @@ func (t *Twins) LinkUp() {
 	t.Way.LinkUp()
 }
 
-// LinkDown passes on that the connection is lost.
+// LinkDown passes on that the connection is lost. From here on leaves read the copies,
+// and so they do after a crash: those that are not on flash as they are here go there.
 func (t *Twins) LinkDown() {
 	t.mu.Lock()
 	t.linkUp = false
 	for _, l := range t.leaves {
+		l.soon = l.changed
 		t.serveLocked(l)
 	}
 	t.mu.Unlock()

@@ -370,6 +370,23 @@ func TestReadWithAndWithoutTheHub(t *testing.T) {
 	})
 }
 
+// What the hub has taken is in the copy on flash soon after it is away: a crash does not
+// take it from the leaf.
+func TestCopiesAreKeptWhenTheHubGoes(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.LinkUp()
+		b.twin()
+		time.Sleep(2 * time.Minute) // all is on flash, and for a minute nothing will be
+		b.report(`{"a":1}`)
+		time.Sleep(100 * time.Millisecond)
+		b.LinkDown()
+		time.Sleep(soon + time.Millisecond)
+		synctest.Wait()
+		b.start() // after a crash
+		want(t, "cold start", b.twin(), `{"desired":{"$version":1},"reported":{"$version":2,"a":1}} 2m1.101s`)
+	})
+}
+
 func TestReportWithTheHub(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.LinkUp()

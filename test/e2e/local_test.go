@@ -70,9 +70,9 @@ func TestLocalCallers(t *testing.T) {
 	s := running(ctx, t, site.Plan{Leaves: []site.Device{{ID: "node-leaf", Kind: site.SDK}, {ID: "pump-1", Kind: site.MQTT3}}})
 	l := startStockLeaf(ctx, t, s, "mqtt", strings.Replace(s.Broker(), "127.0.0.1", "localhost", 1))
 	c := &terminal{t, ctx, s}
-	l.desire("rate", 5)
-	l.told("rate", 5)
 	l.report(`{"state":"on"}`)
+	l.desire("rate", 5)
+	l.told("rate", 5) // within a second its copy is on flash, with what it has reported
 	story := func(name string) {
 		t.Log(name)
 		reply := decoded[struct {
