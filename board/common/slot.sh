@@ -17,6 +17,11 @@ if ! [[ $VERSION =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?(\+[0-9A-Za-z.]+)?$ 
 	echo "slot.sh: VERSION is $VERSION: it must be of the form 1.2.3 or 1.2.3-rc.1, so that an older one can be told" >&2
 	exit 1
 fi
+# RAUC takes it for no version at all, and its service would not start.
+if [[ $VERSION == 0.0.0-* ]]; then
+	echo "slot.sh: VERSION is $VERSION: RAUC knows of nothing before 0.0.0" >&2
+	exit 1
+fi
 
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Says the version of what is checked out, as an image and its update carry it:
 # 1.2.3 for what is tagged v1.2.3; between releases what sorts behind the last one and
-# before any that follows, 1.2.4-0.TIME.gCOMMIT; "+dirty" with changes of one's own.
+# before any that follows, 1.2.4-0.TIME.gCOMMIT, and 0.0.1-0.TIME.gCOMMIT before the first
+# one; "+dirty" with changes of one's own.
 #
 # Within what stands behind the "-" there is no other one: RAUC would not read it.
 set -euo pipefail
@@ -18,5 +19,5 @@ if [[ $described =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)-0-g ]]; then
 elif [[ $described =~ ^v([0-9]+)\.([0-9]+)\.([0-9]+)- ]]; then
 	echo "${BASH_REMATCH[1]}.${BASH_REMATCH[2]}.$((BASH_REMATCH[3] + 1))-0.$time.g$commit$dirty"
 else
-	echo "0.0.0-0.$time.g$commit$dirty"
+	echo "0.0.1-0.$time.g$commit$dirty"
 fi

@@ -52,8 +52,7 @@ func TestBoot(t *testing.T) {
 	w.figures(ctx, &figures)
 	t.Log(figures.String())
 
-	w.shell(ctx, "systemctl poweroff")
-	if err := w.qemu.Wait(); err != nil {
+	if err := w.switchOff(ctx); err != nil {
 		t.Errorf("the machine does not switch itself off: %v", err)
 	}
 	w.noSecret()
@@ -145,7 +144,7 @@ func (w *twin) firstMessage(ctx context.Context, started time.Time) figures {
 	w.t.Helper()
 	const body = `{"temperature": 21.5}`
 	w.await(ctx, "the leaf to be acknowledged", func() bool { return w.publish(body) == nil })
-	f := figures{wall: time.Since(started), emulator: processTime(w.qemu.Process.Pid)}
+	f := figures{wall: time.Since(started), emulator: w.spent()}
 	w.await(ctx, "the message at the hub", func() bool { return w.arrived(body) })
 	return f
 }

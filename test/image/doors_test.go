@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -30,6 +32,7 @@ var open = []int{22, 8883}
 // checkDoors looks who answers, and whether anybody could log in without a key.
 func (w *twin) checkDoors(ctx context.Context) {
 	w.t.Helper()
+	w.reachAll(ctx)
 	var mu sync.Mutex
 	var answer []int
 	var group sync.WaitGroup
@@ -57,11 +60,38 @@ func (w *twin) checkDoors(ctx context.Context) {
 	w.expect(ctx, "sshd -T 2>/dev/null | grep -E '^(passwordauthentication|kbdinteractiveauthentication|permitemptypasswords) yes' || echo keys", "keys")
 }
 
+// reachAll makes every port reachable that is looked at. Not before: to wait at a
+// thousand of them costs an emulator most of a processor.
+func (w *twin) reachAll(ctx context.Context) {
+	w.t.Helper()
+	monitor, err := new(net.Dialer).DialContext(ctx, "unix", w.monitor())
+	must(w.t, err)
+	defer monitor.Close()
+	var group sync.WaitGroup
+	group.Go(func() { io.Copy(io.Discard, monitor) }) // it repeats what it is told
+	for _, port := range scanned {
+		if !slices.Contains(open, port) {
+			_, err := fmt.Fprintf(monitor, "hostfwd_add net %s\n", w.forward(port))
+			must(w.t, err)
+		}
+	}
+	w.await(ctx, "the last port to be reachable", func() bool {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", w.port(scanned[len(scanned)-1]))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	monitor.Close()
+	group.Wait()
+}
+
 // answers says whether somebody is behind a port. The emulator takes every
 // connection, and ends it when the machine refuses.
 func (w *twin) answers(ctx context.Context, port int) bool {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", w.port(port))
 	if err != nil {
+		w.t.Errorf("port %d was not looked at: %v", port, err)
 		return false
 	}
 	defer c.Close()

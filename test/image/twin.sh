@@ -43,7 +43,7 @@ EOF
 export APT_CONFIG=$cache/apt.conf
 mapfile -t packages < <(grep -v '^#' "$here/packages.txt")
 # Debian's lists are good for a day: an image is built many times in one.
-if [ -z "$(find "$cache" -maxdepth 1 -name updated -mtime -1)" ]; then
+if [ -z "$(find "$cache/" -maxdepth 1 -name updated -mtime -1)" ]; then
 	apt-get -qq update
 	touch "$cache/updated"
 fi

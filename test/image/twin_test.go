@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,8 +52,12 @@ type twin struct {
 	mqtt    string // where its port 8883 is
 	ssh     string // and its port 22
 	memory  int    // in MiB
-	qemu    *exec.Cmd
 	console *os.File
+
+	mu    sync.Mutex
+	qemu  *exec.Cmd // guarded by mu: another one after each start of the machine
+	over  bool      // it is not started again; guarded by mu
+	ended chan error
 }
 
 // newTwin makes a card of a gigabyte from the image, puts on it what an operator
@@ -95,7 +100,12 @@ func newCard(ctx context.Context, t *testing.T, image string) *twin {
 	must(t, err)
 	authority, err := os.ReadFile(info.CAFile)
 	must(t, err)
+	// What the gateway shows its leaves.
 	certificate, private := w.certificate()
+	block, _ := pem.Decode([]byte(private))
+	w.secrets = append(w.secrets, strings.Split(private, "\n")[1], string(block.Bytes))
+	w.trusted = x509.NewCertPool()
+	w.trusted.AppendCertsFromPEM([]byte(certificate))
 	w.run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", filepath.Join(w.dir, "id"))
 	public, err := os.ReadFile(filepath.Join(w.dir, "id.pub"))
 	must(t, err)
@@ -131,13 +141,14 @@ func (w *twin) deviceKey(device string) string {
 	return text
 }
 
-// certificate makes the one that the gateway shows its leaves.
-func (w *twin) certificate() (public, private string) {
+// certificate makes one for the name "gateway" and these addresses, which is its own
+// authority.
+func (w *twin) certificate(addresses ...net.IP) (public, private string) {
 	w.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(w.t, err)
 	plan := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, DNSNames: []string{"gateway"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, DNSNames: []string{"gateway"}, IPAddresses: addresses,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(240 * time.Hour), IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, plan, plan, &key.PublicKey, key)
@@ -146,9 +157,6 @@ func (w *twin) certificate() (public, private string) {
 	must(w.t, err)
 	public = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	private = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
-	w.secrets = append(w.secrets, strings.Split(private, "\n")[1], string(secret))
-	w.trusted = x509.NewCertPool()
-	w.trusted.AppendCertsFromPEM([]byte(public))
 	return public, private
 }
 
@@ -174,21 +182,28 @@ func (w *twin) status(ctx context.Context) string {
 // on starts the machine. Nothing is ever typed.
 func (w *twin) on(ctx context.Context) {
 	w.t.Helper()
-	network := []string{"user", "id=net", "hostfwd=udp:" + w.port(5353) + "-:5353"}
-	for _, port := range scanned {
-		network = append(network, fmt.Sprintf("hostfwd=tcp:%s-:%d", w.port(port), port))
-	}
 	var err error
 	w.console, err = os.OpenFile(filepath.Join(w.dir, "console"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	must(w.t, err)
-	// Each port that is looked at costs a descriptor or two.
-	w.qemu = exec.CommandContext(ctx, "sh", "-c", `ulimit -n 4096; exec "$@"`, "sh",
-		"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-accel", "tcg,thread=multi",
-		"-bios", filepath.Join(w.image, "u-boot.bin"), "-drive", "if=none,id=card,format=raw,cache=none,file="+w.card, "-device", "virtio-blk-pci,drive=card",
-		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net",
-		"-device", "virtio-rng-pci", "-display", "none", "-monitor", "none", "-serial", "stdio")
-	w.qemu.Stdout, w.qemu.Stderr = w.console, w.console
-	must(w.t, w.qemu.Start())
+	w.over, w.ended = false, make(chan error, 1)
+	must(w.t, w.start(ctx))
+	go func() {
+		for {
+			err := w.qemu.Wait()
+			w.mu.Lock()
+			if err == nil && !w.over {
+				err = w.start(ctx)
+			} else {
+				w.over = true
+			}
+			over := w.over || err != nil
+			w.mu.Unlock()
+			if over {
+				w.ended <- err
+				return
+			}
+		}
+	}()
 	w.t.Cleanup(func() {
 		w.off()
 		if w.t.Failed() {
@@ -200,13 +215,66 @@ func (w *twin) on(ctx context.Context) {
 	})
 }
 
+// start starts an emulator, which ends when the machine switches itself off or starts
+// anew. A new one for each start: one that goes on has to find out with each byte of the
+// kernel that is unpacked that what it has translated of the last one is no more, and
+// needs minutes for that.
+func (w *twin) start(ctx context.Context) error {
+	network := []string{"user", "id=net", "hostfwd=udp:" + w.port(5353) + "-:5353"}
+	for _, port := range open {
+		network = append(network, "hostfwd="+w.forward(port))
+	}
+	// Each port that is looked at costs a descriptor or two.
+	w.qemu = exec.CommandContext(ctx, "sh", "-c", `ulimit -n 4096; exec "$@"`, "sh",
+		"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-accel", "tcg,thread=multi",
+		"-bios", filepath.Join(w.image, "u-boot.bin"), "-drive", "if=none,id=card,format=raw,cache=none,file="+w.card, "-device", "virtio-blk-pci,drive=card",
+		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-no-reboot",
+		"-display", "none", "-monitor", "unix:"+w.monitor()+",server=on,wait=off", "-serial", "stdio")
+	w.qemu.Stdout, w.qemu.Stderr = w.console, w.console
+	return w.qemu.Start()
+}
+
 // off pulls the plug, unless the machine is off.
 func (w *twin) off() {
-	if w.qemu.ProcessState == nil {
+	w.mu.Lock()
+	if !w.over {
+		w.over = true
 		w.qemu.Process.Kill()
-		w.qemu.Wait()
 	}
+	w.mu.Unlock()
+	w.awaitOff()
 	w.console.Close()
+}
+
+// switchOff has the machine switch itself off.
+func (w *twin) switchOff(ctx context.Context) error {
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
+	w.shell(ctx, "systemctl poweroff")
+	return w.awaitOff()
+}
+
+// awaitOff waits until the machine is off, and returns how it ended.
+func (w *twin) awaitOff() error {
+	err := <-w.ended
+	w.ended <- err // for whoever asks next
+	return err
+}
+
+// spent is what the emulator has had of processors since the last start.
+func (w *twin) spent() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return processTime(w.qemu.Process.Pid)
+}
+
+// monitor is the socket on which the emulator takes commands.
+func (w *twin) monitor() string { return filepath.Join(w.dir, "monitor") }
+
+// forward is what the emulator is to be told so that a port of the machine is reached.
+func (w *twin) forward(port int) string {
+	return fmt.Sprintf("tcp:%s-:%d", w.port(port), port)
 }
 
 // port is where a port of the machine is on this one.
@@ -224,6 +292,9 @@ func (w *twin) await(ctx context.Context, what string, done func() bool) {
 	w.t.Helper()
 	for !done() {
 		select {
+		case err := <-w.ended:
+			w.ended <- err
+			w.t.Fatalf("the machine has ended (%v), and %s was waited for", err, what)
 		case <-ctx.Done():
 			w.t.Fatalf("waited in vain for %s; the card says:\n%s", what, w.status(context.WithoutCancel(ctx)))
 		case <-time.After(time.Second):
@@ -231,30 +302,40 @@ func (w *twin) await(ctx context.Context, what string, done func() bool) {
 	}
 }
 
-// publish logs in as the leaf with a token of its own and publishes once.
+// publish logs in as the leaf and publishes once.
 func (w *twin) publish(body string) error {
+	client, err := w.connect()
+	if err != nil {
+		return err
+	}
+	defer client.Disconnect(100)
+	return wait(client.Publish("devices/pump-1/messages/events/", 1, false, body))
+}
+
+// connect logs in as the leaf, with a token of its own.
+func (w *twin) connect() (mqtt.Client, error) {
 	keys := identity.NewKeyring(w.hub.Info().Host)
 	keys.Put("pump-1", w.key)
 	token, err := keys.DeviceToken("pump-1", time.Now().Add(time.Hour))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tls://" + w.mqtt).SetClientID("pump-1").SetProtocolVersion(4).
 		SetUsername(w.hub.Info().Host + "/pump-1/?api-version=2021-04-12").SetPassword(token).SetAutoReconnect(false).
 		SetTLSConfig(&tls.Config{RootCAs: w.trusted, ServerName: "gateway"}))
-	defer client.Disconnect(100)
-	for _, step := range []func() mqtt.Token{
-		client.Connect,
-		func() mqtt.Token { return client.Publish("devices/pump-1/messages/events/", 1, false, body) },
-	} {
-		switch token := step(); {
-		case !token.WaitTimeout(time.Minute):
-			return context.DeadlineExceeded
-		case token.Error() != nil:
-			return token.Error()
-		}
+	if err := wait(client.Connect()); err != nil {
+		client.Disconnect(0)
+		return nil, err
 	}
-	return nil
+	return client, nil
+}
+
+// wait waits until something is acknowledged.
+func wait(token mqtt.Token) error {
+	if !token.WaitTimeout(time.Minute) {
+		return context.DeadlineExceeded
+	}
+	return token.Error()
 }
 
 // arrived says whether the hub has that message of the leaf.
