@@ -144,6 +144,14 @@ image-test: image-twin ## build the twin and boot it once, blank, to a leaf's me
 image-card: image-twin ## what the card says of a wrong file, key or hub; a reset; 128 MiB of memory (seven boots)
 	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 3h ./test/image -run '^(TestSmall|TestStatusOnTheCard)$$'
 
+.PHONY: image-update
+image-update: image-twin ## updates under load: from A to B, a broken one, and by itself back to B (eight boots)
+	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 6h ./test/image -run '^TestUpdate$$'
+
+.PHONY: image-cut
+image-cut: image-twin ## the power goes: 20 times under load, and at every twentieth part of an update (42 boots)
+	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 14h ./test/image -run '^(TestPowerCut|TestUpdateIsCut)$$'
+
 .PHONY: link
 link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)
 	FIELDGATE_NIGHTLY=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e/link
@@ -218,6 +226,8 @@ nightly: ## everything, longer: all tests with the race detector and without, fi
 	$(MAKE) backlog
 	$(MAKE) image-test
 	$(MAKE) image-card
+	$(MAKE) image-update
+	$(MAKE) image-cut
 	$(MAKE) soak
 	$(MAKE) fuzz FUZZTIME=5m
 

@@ -24,6 +24,7 @@ mcopy mtools
 mkfs.vfat dosfstools
 mkimage u-boot-tools
 mksquashfs squashfs-tools
+nbdkit nbdkit
 mosquitto mosquitto
 mosquitto_pub mosquitto-clients
 qemu-aarch64 qemu-user

@@ -31,8 +31,8 @@ for generator in gpt-auto hibernate-resume rc-local run ssh system-update sysv t
 done
 
 # Views of the kernel that nothing here needs.
-for unit in dev-hugepages sys-kernel-debug sys-kernel-tracing; do
-	ln -sf /dev/null "$root/etc/systemd/system/$unit.mount"
+for unit in dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount; do
+	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 
 # What would write into /etc or /usr at the start has nothing to do here.

@@ -31,10 +31,7 @@ func TestBoot(t *testing.T) {
 	started := time.Now()
 	w := newTwin(ctx, t, imageFolder(t))
 	figures := w.firstMessage(ctx, started)
-	w.await(ctx, "the start to be confirmed", func() bool {
-		state, _ := w.shell(ctx, "systemctl is-active fieldgate-good.service")
-		return state == "active"
-	})
+	w.awaitConfirmed(ctx)
 	w.await(ctx, "the system to be up", func() bool {
 		state, _ := w.shell(ctx, "systemctl is-system-running")
 		return state == "running" || state == "degraded"

@@ -52,10 +52,13 @@ type twin struct {
 	mqtt    string // where its port 8883 is
 	ssh     string // and its port 22
 	memory  int    // in MiB
-	console *os.File
+	// The card is in a reader that keeps only what was flushed: see plugIn.
+	forgetful bool
+	console   *os.File
 
 	mu    sync.Mutex
 	qemu  *exec.Cmd // guarded by mu: another one after each start of the machine
+	disk  *exec.Cmd // of a forgetful one; guarded by mu
 	over  bool      // it is not started again; guarded by mu
 	ended chan error
 }
@@ -220,14 +223,21 @@ func (w *twin) on(ctx context.Context) {
 // kernel that is unpacked that what it has translated of the last one is no more, and
 // needs minutes for that.
 func (w *twin) start(ctx context.Context) error {
-	network := []string{"user", "id=net", "hostfwd=udp:" + w.port(5353) + "-:5353"}
+	network := []string{"user", "id=net"}
 	for _, port := range open {
 		network = append(network, "hostfwd="+w.forward(port))
+	}
+	drive := w.card
+	if w.forgetful {
+		var err error
+		if drive, err = w.plugIn(ctx); err != nil {
+			return err
+		}
 	}
 	// Each port that is looked at costs a descriptor or two.
 	w.qemu = exec.CommandContext(ctx, "sh", "-c", `ulimit -n 4096; exec "$@"`, "sh",
 		"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-accel", "tcg,thread=multi",
-		"-bios", filepath.Join(w.image, "u-boot.bin"), "-drive", "if=none,id=card,format=raw,cache=none,file="+w.card, "-device", "virtio-blk-pci,drive=card",
+		"-bios", filepath.Join(w.image, "u-boot.bin"), "-drive", "if=none,id=card,format=raw,cache=none,file="+drive, "-device", "virtio-blk-pci,drive=card",
 		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-no-reboot",
 		"-display", "none", "-monitor", "unix:"+w.monitor()+",server=on,wait=off", "-serial", "stdio")
 	w.qemu.Stdout, w.qemu.Stderr = w.console, w.console
@@ -239,6 +249,7 @@ func (w *twin) off() {
 	w.mu.Lock()
 	if !w.over {
 		w.over = true
+		w.unplug()
 		w.qemu.Process.Kill()
 	}
 	w.mu.Unlock()
@@ -300,6 +311,15 @@ func (w *twin) await(ctx context.Context, what string, done func() bool) {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// awaitConfirmed waits until this start has proven good.
+func (w *twin) awaitConfirmed(ctx context.Context) {
+	w.t.Helper()
+	w.await(ctx, "the start to be confirmed", func() bool {
+		state, _ := w.shell(ctx, "systemctl is-active fieldgate-good.service")
+		return state == "active"
+	})
 }
 
 // publish logs in as the leaf and publishes once.
