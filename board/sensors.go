@@ -138,9 +138,14 @@ func SerialPorts(folder string) []SerialPort { return root(folder).serialPorts()
 func (r root) serialPorts() []SerialPort {
 	var all []SerialPort
 	for _, tty := range r.glob("sys/class/tty/*") {
+		// Most are consoles and pseudo-terminals, which have none: one call for each of
+		// them, and not one for each part of its path.
+		if _, err := os.Stat(filepath.Join(tty, "device")); err != nil {
+			continue
+		}
 		dir, err := filepath.EvalSymlinks(filepath.Join(tty, "device"))
 		if err != nil {
-			continue // a console, a pseudo-terminal
+			continue // just pulled out
 		}
 		if kind, ok := readText(filepath.Join(tty, "type")); ok && kind == "0" {
 			continue // the kernel keeps room for it, but there is no hardware
