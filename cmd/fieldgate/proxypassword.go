@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fieldgate/fieldgate/gateway/seal"
@@ -18,18 +18,18 @@ import (
 // have one: it is kept, shown and compared. So "config set" puts it where passwords are,
 // and writes the rest.
 
-// proxyPasswordFile is where, if the configuration does not name a file for it.
+// proxyPasswordFile is where, with a number behind it if there is one already.
 const proxyPasswordFile = "proxy.password"
 
-// setAside is a password that was put into its file.
+// setAside is a password that was put into a file.
 type setAside struct {
 	file   string
-	before []byte // nil: there was no file
 	sealed bool
 }
 
 // withoutPassword takes the password out of the URL of a proxy among keys and values that
-// are to be set, and puts it into its file. aside is nil if there is none in it, or if
+// are to be set, and puts it into a file of its own: a former configuration, to which the
+// gateway may go back by itself, names another one. aside is nil if there is none in it, or if
 // another file is to be named for it at the same time. The folder must be locked.
 func (l *local) withoutPassword(s *settings, args []string) (rest []string, aside *setAside, err error) {
 	at := -1
@@ -53,37 +53,40 @@ func (l *local) withoutPassword(s *settings, args []string) (rest []string, asid
 		return args, nil, nil
 	}
 	u.User = url.User(u.User.Username())
-	named, _ := s.byName()["hub.proxy_password_file"].value.(string)
-	name := cmp.Or(named, proxyPasswordFile)
-	file := (&config{file: l.file}).resolve(name)
-	if aside, err = l.putAside(file, password); err != nil {
-		return nil, nil, &failure{exitFailed, "cannot write " + file, err, "write the password into a file of your own, and set hub.proxy_password_file"}
+	name, aside, err := l.putAside(password)
+	if err != nil {
+		return nil, nil, &failure{exitFailed, "cannot keep the proxy's password", err, "write the password into a file of your own, and set hub.proxy_password_file"}
 	}
 	rest = slices.Clone(args)
 	rest[at] = u.String()
 	return append(rest, "hub.proxy_password_file", name), aside, nil
 }
 
-// putAside writes the password: whoever may read the configuration may read that, but no
-// stranger.
-func (l *local) putAside(file, password string) (*setAside, error) {
+// putAside writes the password into a file that was not there, and returns its name as it
+// is written in the configuration: whoever may read the configuration may read that, but
+// no stranger.
+func (l *local) putAside(password string) (name string, aside *setAside, err error) {
 	like, err := os.Stat(l.file)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	text := password
 	if cfg, err := loadConfig(l.file); err == nil {
 		text = cfg.sealed(password)
 	}
-	aside := &setAside{file: file, sealed: seal.Sealed([]byte(text))}
-	if aside.before, err = os.ReadFile(file); err == nil {
-		return aside, replaceFile(file, []byte(text))
+	for n := 1; ; n++ {
+		if name = proxyPasswordFile; n > 1 {
+			name += "." + strconv.Itoa(n)
+		}
+		file := (&config{file: l.file}).resolve(name)
+		if _, err := os.Lstat(file); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", nil, err
+		}
+		err := errors.Join(writeSynced(file, []byte(text), private{like}), syncFolder(filepath.Dir(file)))
+		return name, &setAside{file, seal.Sealed([]byte(text))}, err
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	err = writeSynced(file, []byte(text), private{like})
-	return aside, errors.Join(err, syncFolder(filepath.Dir(file)))
 }
 
 // private is a file like another one, that strangers cannot read.
@@ -91,13 +94,8 @@ type private struct{ fs.FileInfo }
 
 func (p private) Mode() fs.FileMode { return p.FileInfo.Mode() &^ 0o137 }
 
-// undo makes the file what it was.
-func (p *setAside) undo() error {
-	if p.before == nil {
-		return os.Remove(p.file)
-	}
-	return replaceFile(p.file, p.before)
-}
+// undo removes the file.
+func (p *setAside) undo() error { return os.Remove(p.file) }
 
 // hint says where the password is now.
 func (p *setAside) hint() string {

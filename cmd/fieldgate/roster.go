@@ -40,6 +40,9 @@ func (r *roster) admit(l leaf) error {
 	if err := r.prove(l); err != nil && !l.Disabled {
 		return err
 	}
+	if _, known := r.leaves[l.ID]; !known && r.forget != nil {
+		r.forget(l.ID) // what a former leaf of this name has left may have gone since
+	}
 	r.leaves[l.ID] = l
 	r.table.Put(l.Leaf) // last: from now on it may come
 	if l.Disabled && r.broker != nil {

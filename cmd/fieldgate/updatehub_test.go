@@ -434,7 +434,20 @@ func TestUpdateKilled(t *testing.T) {
 	if _, said, code := rauc.run(t, "install", bundle); code != exitFailed || !strings.Contains(said, "another update is being installed") {
 		t.Errorf("another one: %d %s", code, said)
 	}
+	ordered := t.TempDir()
+	mustWrite(t, filepath.Join(ordered, orderFile), []byte(`{"url":"https://updates.example/1.5.0"}`))
+	mustWrite(t, filepath.Join(ordered, orderBundle), []byte("signed 1.5.0"))
+	if _, said, code := rauc.run(t, "take", ordered); code != exitFailed || !strings.Contains(said, "another update is being installed") {
+		t.Errorf("an order meanwhile: %d %s", code, said)
+	}
+	if _, err := os.Stat(filepath.Join(ordered, orderFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("systemd would start it again for the order: %v", err)
+	}
+	if s := notedUpdateState(rauc.kept); s.State != updateFailed || s.URL != "https://updates.example/1.5.0" {
+		t.Errorf("the hub is told of %+v", s)
+	}
 	done()
+	mustWrite(t, filepath.Join(rauc.kept, noteUpdate), text)
 	if s := readUpdateState(rauc.kept); s.State != updateFailed || !strings.Contains(s.Error, "ended before") || f.installing() {
 		t.Errorf("when it was killed it is %+v", s)
 	}

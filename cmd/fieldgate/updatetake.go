@@ -40,14 +40,16 @@ otherwise. For systemd, which runs it as root when there is an order.`,
 
 // take installs what was ordered, and has the machine start anew.
 func (u *updater) take(ctx context.Context, m *slots.Machine, dir string, said io.Writer) error {
-	done, err := u.alone()
-	if err != nil {
-		return err
+	done, locked := u.alone()
+	if locked == nil {
+		defer done()
 	}
-	defer done()
-	o, err := takeOrder(dir)
+	o, err := takeOrder(dir) // in any case: systemd starts this again as long as there is an order
 	if err != nil {
-		return err
+		return errors.Join(locked, err)
+	}
+	if locked != nil {
+		return u.noteEnd(m, o, locked)
 	}
 	bundle := filepath.Join(u.kept, orderBundle)
 	defer os.RemoveAll(bundle)                   // what lay there may be a folder: the other one is the daemon's

@@ -54,14 +54,19 @@ func (w *Window) noWindowLocked(transport string) error {
 	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
 }
 
-// Abandon gives up the claim that Claim has made with the same arguments: with shut the window is closed,
-// else it stays for another claim. The error is ErrNoClaim if the window has another
-// claim, or none.
+// Abandon gives up the claim that Claim has made with the same arguments: with shut the
+// window is closed, also if it has no claim, else it stays for another one. The error is
+// ErrNoClaim if the window has another claim.
 func (w *Window) Abandon(transport, id, address string, shut bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
-	if x == nil || x.Transport != transport || x.claim == nil || !x.claim.isOf(id, address) || x.claim.deciding {
+	if x != nil && x.Transport == transport && x.claim == nil && shut && address != "" {
+		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", id))
+		return nil
+	}
+	// Over MQTT nobody has an address: those claims are given up by who has made them.
+	if x == nil || x.Transport != transport || x.claim == nil || address == "" || !x.claim.isOf(id, address) || x.claim.deciding || x.claim.approved {
 		return fmt.Errorf("%w over %s: %q at %s", ErrNoClaim, transport, id, address)
 	}
 	w.decideLocked(Refused)

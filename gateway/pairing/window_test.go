@@ -475,7 +475,7 @@ func TestWindowOfAWire(t *testing.T) {
 	wants("giving up a claim of another port", w.Abandon(OverSerial, "meter-2", "usb:C3", true), ErrNoClaim)
 	wants("giving up a claim over another wire", w.Abandon(OverBLE, "meter-2", "usb:B2", true), ErrNoClaim)
 	wants("giving it up", w.Abandon(OverSerial, "meter-2", "usb:B2", false), nil)
-	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", true), ErrNoClaim)
+	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", false), ErrNoClaim)
 	wants("the next claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
 	wants("the claim before", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
 	if admitted != 0 {
@@ -493,6 +493,12 @@ func TestWindowOfAWire(t *testing.T) {
 	wants("giving it up, and the window", w.Abandon(OverSerial, "meter-4", "usb:D4", true), nil)
 	if s := w.State(); s.Open || strings.Contains(s.Last, "operator") || w.Outcome(time.Minute) != Refused {
 		t.Errorf("afterwards the state is %+v, and the outcome %q", s, w.Outcome(time.Minute))
+	}
+
+	open(OverSerial)
+	wants("giving up before there is a claim", w.Abandon(OverSerial, "meter-4", "usb:D4", true), nil)
+	if w.State().Open {
+		t.Error("a command that has failed before its claim leaves its window open")
 	}
 
 	open(OverSerial)

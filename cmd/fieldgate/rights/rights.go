@@ -43,6 +43,17 @@ func Lend(file, dataDir string) (User, error) {
 			return User{}, fmt.Errorf("%s is of user %s, and %s of another one", dataDir, who, name)
 		}
 	}
+	if who.UID == 0 {
+		return User{}, nil
+	}
+	if known, err := user.LookupId(strconv.Itoa(who.UID)); err == nil {
+		if who.GID, err = strconv.Atoi(known.Gid); err != nil {
+			return User{}, fmt.Errorf("user %s has no group: %w", who, err)
+		}
+	}
+	if who.GID == 0 { // of a file whose owner nobody knows, or that only its owner was changed of
+		return User{}, fmt.Errorf("user %s, whose files they are, is in root's group", who)
+	}
 	return who, nil
 }
 

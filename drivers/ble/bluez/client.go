@@ -100,16 +100,18 @@ func connect(ctx context.Context, address string, q *queue) (conn *dbus.Conn, er
 	} else {
 		conn, err = dbus.Connect(address, dbus.WithSignalHandler(q), dbus.WithContext(living))
 	}
-	if !hold() && err == nil {
-		_ = conn.Close() // it ends already
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("it does not answer: %w", ctx.Err())
+	hold()
+	if ended := ctx.Err(); ended != nil {
+		err = fmt.Errorf("it does not answer: %w", ended)
 	}
 	if err != nil {
 		end()
+		if conn != nil {
+			_ = conn.Close()
+		}
+		return nil, err
 	}
-	return conn, err
+	return conn, nil
 }
 
 func (c *Client) begin(ctx context.Context, absent func()) error {
