@@ -179,3 +179,41 @@ func TestReloadLeaves(t *testing.T) {
 	must(t, crew.Finish(ctx))
 	allArrived(ctx, t, o.Site)
 }
+
+// One leaf is disabled while all send: the others notice nothing, nothing of it is taken
+// until it is enabled, and then it goes on where it was.
+func TestDisableUnderLoad(t *testing.T) {
+	ctx := testContext(t, 4*patience)
+	leaves := devices(6, site.MQTT3, site.MQTT5)
+	o := newOperator(t, running(ctx, t, site.Plan{Leaves: leaves}))
+	c := &terminal{t, ctx, o.Site}
+	crew := launch(ctx, t, o.Site, leaves, leafsim.Options{Rate: 50, Window: 32})
+	o.await(ctx, "all leaves", func() bool { return crew.Stats().Connected && crew.Stats().Acked > 100 })
+	const out = "leaf-001"
+	c.gets(0, "device", "disable", out)
+	o.await(ctx, out+" to be put out", func() bool { return o.said("leaf disconnected", "leaf="+out) == 1 })
+	arrived := func(of bool) (n int) {
+		for _, a := range o.Events() {
+			if (a.Device == out) == of {
+				n++
+			}
+		}
+		return n
+	}
+	o.await(ctx, "what was taken of it to arrive", func() bool {
+		text := c.gets(0, "store", "list", "--output", "jsonl")
+		return !strings.Contains(text, out) && strings.Contains(c.gets(0, "device", "list"), "disabled")
+	})
+	before, others := arrived(true), arrived(false)
+	o.await(ctx, "the others to go on", func() bool { return arrived(false) >= others+300 })
+	if n := arrived(true); n > before+32 { // what was on its way to the hub at that moment
+		t.Errorf("%d messages of a disabled leaf have arrived since", n-before)
+	}
+	c.gets(0, "device", "enable", out)
+	o.await(ctx, out+" to be back", func() bool { return o.said("leaf connected", "leaf="+out) == 2 })
+	if n := o.said("leaf disconnected"); n != 1 {
+		t.Errorf("%d connections ended, want that of %s only", n, out)
+	}
+	must(t, crew.Finish(ctx))
+	allArrived(ctx, t, o.Site)
+}
