@@ -275,7 +275,7 @@ func (a *applier) begin(r *reloader, again func()) {
 	defer a.mu.Unlock()
 	a.gate, a.again = r, again
 	if a.trial == nil && !a.book.Lost() { // else the files are not what runs
-		a.noteLocked("start")
+		a.noteLocked(r.g.cfg, "start")
 	}
 }
 
@@ -288,8 +288,11 @@ func (a *applier) end() {
 
 // noteLocked keeps what runs as a good revision. That it cannot be kept is no reason
 // not to run.
-func (a *applier) noteLocked(by string) {
-	files, err := filesOf(a.file)
+func (a *applier) noteLocked(runs *config, by string) {
+	files, err := runs.files, error(nil)
+	if files == nil {
+		files, err = filesOf(a.file)
+	}
 	if err == nil {
 		_, err = a.book.Add(files, by, revision.Good, time.Now())
 	}
@@ -739,7 +742,7 @@ func (a *applier) signalled() {
 		a.gate.g.log.Error("configuration is as it was", "error", fmt.Sprintf("revision %d has to prove itself first", a.trial.number))
 		return
 	}
-	if a.gate.obey() {
-		a.noteLocked("signal")
+	if next := a.gate.obey(); next != nil {
+		a.noteLocked(next, "signal")
 	}
 }

@@ -30,6 +30,27 @@ func (d *daemon) operator(file string) func(want int, args ...string) string {
 	}
 }
 
+// What is kept as a good revision is what was read, also where somebody has changed a file
+// since: nobody has seen that to be good.
+func TestAGoodRevisionIsWhatWasRead(t *testing.T) {
+	file := folder(t, exampleText(t))
+	a, _, _, closing := openApplier(file)
+	defer closing()
+	read, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := loadRunning(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, file, append(read, "[hub\n"...))
+	a.noteLocked(cfg, "start")
+	if good, known := a.book.Good(); !known || good.Files[filepath.Base(file)] != string(read) {
+		t.Errorf("%v, kept is\n%s", known, good.Files[filepath.Base(file)])
+	}
+}
+
 // What "fieldgate device" has done to leaves is undone by no rollback: who was put out
 // does not come in again, and nobody has the name from before.
 func TestRollBackLetsNobodyIn(t *testing.T) {

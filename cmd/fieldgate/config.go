@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/revision"
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/drivers/ble"
 	"github.com/fieldgate/fieldgate/gateway"
@@ -119,6 +120,7 @@ type config struct {
 	file     string
 	says     *settings         // see loadRunning
 	prints   map[string]string // the same
+	files    revision.Files    // the same: as they were read, nil if other texts stood in their place
 	leaves   []leaf
 	enrolKey identity.Key
 	ownKey   identity.Key // of the gateway's own device
@@ -220,10 +222,21 @@ func loadConfigWith(file string, texts map[string][]byte) (*config, error) {
 // loadRunning is loadConfigWith for a configuration that is to run: it also keeps what
 // is needed to tell later what has changed.
 func loadRunning(file string, texts map[string][]byte) (*config, error) {
+	var files revision.Files
+	if texts == nil { // somebody may write while this reads: what counts is what is kept as a revision
+		var err error
+		if files, err = filesOf(file); err == nil {
+			texts, err = textsOf(file, files)
+		}
+		if err != nil {
+			files, texts = nil, nil // what is wrong is said better below
+		}
+	}
 	c, err := loadConfigWith(file, texts)
 	if err != nil {
 		return nil, err
 	}
+	c.files = files
 	if c.says, err = readSettingsWith(file, true, texts); err != nil {
 		return nil, err
 	}

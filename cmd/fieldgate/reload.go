@@ -54,19 +54,19 @@ func newReloader(g *assembly, s *store.Store, keys *identity.Keyring, proofs *id
 	return &reloader{g: g, file: g.cfg.file, store: s, keys: keys, proof: proofs, says: g.cfg.says, prints: g.cfg.prints}
 }
 
-// obey does what a signal asks for, and says how it went in the log. It says whether
-// the configuration counts now.
-func (r *reloader) obey() bool {
+// obey does what a signal asks for, and says how it went in the log. It returns the
+// configuration if that counts now, else nil.
+func (r *reloader) obey() *config {
 	unlock, err := lockFolder(r.g.cfg.folder())
 	if err != nil {
 		r.g.log.Error("configuration is as it was", "error", err)
-		return false
+		return nil
 	}
 	defer unlock()
 	next, err := loadRunning(r.file, nil)
 	if err != nil {
 		r.g.log.Error("configuration is as it was", "error", err, "next", "fieldgate config validate "+r.file)
-		return false
+		return nil
 	}
 	changed, _, err := r.takeOver(next)
 	switch {
@@ -76,8 +76,9 @@ func (r *reloader) obey() bool {
 		r.g.log.Info("configuration is taken over", "changed", keysOf(changed))
 	default:
 		r.g.log.Error("configuration is as it was", "error", err)
+		return nil
 	}
-	return err == nil
+	return next
 }
 
 func keysOf(all []differing) string {
