@@ -38,12 +38,13 @@ func (b *binding) within(ctx context.Context, std streams, what, transport, addr
 	if err != nil {
 		return r.failed(what, err)
 	}
-	ours := !s.Open || s.Transport != transport
-	if ours {
+	var ours time.Time // when the window ends that is opened here
+	if !s.Open || s.Transport != transport {
 		w, err := r.client().OpenWindow(ctx, control.Opening{Seconds: min(length, pairing.MaxWindow).Seconds(), Auth: b.auth, Transport: transport})
 		if err != nil {
 			return r.failed(what, err)
 		}
+		ours = w.Until
 		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, w.Until.Format(time.RFC3339))
 	}
 	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf

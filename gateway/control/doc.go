@@ -15,8 +15,9 @@
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes
 //	POST /v1/dead-letters/purge     a Selection: gone for good
-//	DELETE /v1/pairing              closes the window; with transport, id and address
-//	                                only that of this claim
+//	DELETE /v1/pairing              closes the window; with transport, id, address
+//	                                and until only that window, if it has this claim
+//	                                or none
 //	DELETE /v1/pairing/claim        the same, and the window stays
 //	GET  /v1/ble/devices?for=5s     what the radio hears, an array of Heard
 //	POST /v1/ble/pair               a Pairing: a line of JSON for each Step

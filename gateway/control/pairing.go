@@ -98,14 +98,20 @@ func (s *Server) closeWindow(w http.ResponseWriter, r *http.Request) {
 		done(w, s.Window.Close())
 		return
 	}
-	s.abandon(w, r, true)
+	s.abandonClaim(w, r)
 }
 
-func (s *Server) abandonClaim(w http.ResponseWriter, r *http.Request) { s.abandon(w, r, false) }
-
-func (s *Server) abandon(w http.ResponseWriter, r *http.Request, shut bool) {
+func (s *Server) abandonClaim(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	done(w, s.Window.Abandon(q.Get("transport"), q.Get("id"), q.Get("address"), shut))
+	var until time.Time
+	if text := q.Get("until"); text != "" {
+		var err error
+		if until, err = time.Parse(time.RFC3339Nano, text); err != nil {
+			refuse(w, http.StatusBadRequest, "until is no time: %v", err)
+			return
+		}
+	}
+	done(w, s.Window.Abandon(q.Get("transport"), q.Get("id"), q.Get("address"), until))
 }
 
 func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
@@ -197,14 +203,15 @@ func (c *Client) CloseWindow(ctx context.Context) error {
 	return c.change(ctx, http.MethodDelete, "/v1/pairing", nil, new(Result))
 }
 
-// Abandon gives up a claim: with shut its window is closed, else it stays. The window of
-// another claim is left alone, and the error is ErrNotFound.
-func (c *Client) Abandon(ctx context.Context, x Claiming, shut bool) error {
-	path := "/v1/pairing/claim"
-	if shut {
+// Abandon gives up a claim. Who has opened a window for it says until when that is open,
+// as OpenWindow has told it, and it is closed; the window of somebody else stays. The
+// error is ErrNotFound if there is neither.
+func (c *Client) Abandon(ctx context.Context, x Claiming, until time.Time) error {
+	path, q := "/v1/pairing/claim", url.Values{"transport": {x.Transport}, "id": {x.ID}, "address": {x.Address}}
+	if !until.IsZero() {
 		path = "/v1/pairing"
+		q.Set("until", until.Format(time.RFC3339Nano))
 	}
-	q := url.Values{"transport": {x.Transport}, "id": {x.ID}, "address": {x.Address}}
 	return c.change(ctx, http.MethodDelete, path+"?"+q.Encode(), nil, new(Result))
 }
 

@@ -3,6 +3,7 @@ package pairing
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Over a serial port or Bluetooth there is nobody far away who gives a code: the operator
@@ -54,14 +55,16 @@ func (w *Window) noWindowLocked(transport string) error {
 	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
 }
 
-// Abandon gives up the claim that Claim has made with the same arguments: with shut the
-// window is closed, also if it has no claim, else it stays for another one. The error is
-// ErrNoClaim if the window has another claim.
-func (w *Window) Abandon(transport, id, address string, shut bool) error {
+// Abandon gives up the claim that Claim has made with the same arguments. Who has opened
+// the window as well says with until which one that is, by the end that Open has
+// returned: it is closed, also if it has no claim; another one, or with no time any,
+// stays for others. The error is ErrNoClaim if there is neither.
+func (w *Window) Abandon(transport, id, address string, until time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
-	if x != nil && x.Transport == transport && x.claim == nil && shut && address != "" {
+	shut := x != nil && x.Transport == transport && address != "" && x.until.Equal(until)
+	if shut && x.claim == nil {
 		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", id))
 		return nil
 	}

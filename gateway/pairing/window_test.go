@@ -394,7 +394,7 @@ func TestSlowAdmission(t *testing.T) {
 				}
 				for other, err := range map[string]error{
 					"approve": w.Approve("pump-7"), "reject": w.Reject("pump-7"), "close": w.Close(), "bind": w.Bind(OverSerial, "pump-7", "usb:A1", nil),
-					"claim": w.Claim(OverSerial, "pump-7", "usb:A1", "test"), "abandon": w.Abandon(OverSerial, "pump-7", "usb:A1", true),
+					"claim": w.Claim(OverSerial, "pump-7", "usb:A1", "test"), "abandon": w.Abandon(OverSerial, "pump-7", "usb:A1", w.State().Until),
 				} {
 					if err == nil {
 						t.Errorf("%s is done meanwhile", other)
@@ -471,11 +471,11 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Errorf("%s: it does not say whose it is: %v", what, err)
 		}
 	}
-	wants("giving up a claim of another name", w.Abandon(OverSerial, "meter-3", "usb:B2", true), ErrNoClaim)
-	wants("giving up a claim of another port", w.Abandon(OverSerial, "meter-2", "usb:C3", true), ErrNoClaim)
-	wants("giving up a claim over another wire", w.Abandon(OverBLE, "meter-2", "usb:B2", true), ErrNoClaim)
-	wants("giving it up", w.Abandon(OverSerial, "meter-2", "usb:B2", false), nil)
-	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", false), ErrNoClaim)
+	wants("giving up a claim of another name", w.Abandon(OverSerial, "meter-3", "usb:B2", w.State().Until), ErrNoClaim)
+	wants("giving up a claim of another port", w.Abandon(OverSerial, "meter-2", "usb:C3", w.State().Until), ErrNoClaim)
+	wants("giving up a claim over another wire", w.Abandon(OverBLE, "meter-2", "usb:B2", w.State().Until), ErrNoClaim)
+	wants("giving it up", w.Abandon(OverSerial, "meter-2", "usb:B2", time.Time{}), nil)
+	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", time.Time{}), ErrNoClaim)
 	wants("the next claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
 	wants("the claim before", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
 	if admitted != 0 {
@@ -490,13 +490,18 @@ func TestWindowOfAWire(t *testing.T) {
 	}
 	open(OverSerial)
 	wants("a claim", w.Claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
-	wants("giving it up, and the window", w.Abandon(OverSerial, "meter-4", "usb:D4", true), nil)
+	wants("giving it up, and the window", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until), nil)
 	if s := w.State(); s.Open || strings.Contains(s.Last, "operator") || w.Outcome(time.Minute) != Refused {
 		t.Errorf("afterwards the state is %+v, and the outcome %q", s, w.Outcome(time.Minute))
 	}
 
 	open(OverSerial)
-	wants("giving up before there is a claim", w.Abandon(OverSerial, "meter-4", "usb:D4", true), nil)
+	wants("giving up a window that was before this one", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until.Add(-1)), ErrNoClaim)
+	wants("giving up no window and no claim", w.Abandon(OverSerial, "meter-4", "usb:D4", time.Time{}), ErrNoClaim)
+	if !w.State().Open {
+		t.Error("a command that has failed closes the window of somebody else")
+	}
+	wants("giving up before there is a claim", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until), nil)
 	if w.State().Open {
 		t.Error("a command that has failed before its claim leaves its window open")
 	}
