@@ -400,13 +400,9 @@ func (s *screen) drivers(c *canvas, x *state) {
 // table shows leaves in so many lines.
 func (s *screen) table(c *canvas, room int) {
 	x := s.now()
-	n := make(map[int]int)
-	connected := 0
+	n, connected := x.troubles(), 0
 	for i := range x.devices {
-		d := &x.devices[i]
-		_, grave := troubleOf(d, peerState{}, x.state.Now)
-		n[grave]++
-		if d.State == isConnected {
+		if x.devices[i].State == isConnected {
 			connected++
 		}
 	}

@@ -64,6 +64,16 @@ func whyNotBetter(reason string, words func(string) string) string {
 	return way + " does not work: " + words(why)
 }
 
+// troubles counts leaves by how bad it is.
+func (x *snapshot) troubles() map[int]int {
+	n := make(map[int]int)
+	for i := range x.devices {
+		_, grave := troubleOf(&x.devices[i], peerState{}, x.state.Now)
+		n[grave]++
+	}
+	return n
+}
+
 // verdict says in one sentence what is wrong, and what becomes of messages: the worst
 // first, the tone is its.
 func (s *screen) verdict(x *snapshot) (tone, string) {
@@ -86,11 +96,7 @@ func (s *screen) verdict(x *snapshot) (tone, string) {
 	case full.tone == warnTone:
 		say(warnTone, "the store is nearly full")
 	}
-	n := make(map[int]int)
-	for i := range x.devices {
-		_, grave := troubleOf(&x.devices[i], peerState{}, st.Now)
-		n[grave]++
-	}
+	n := x.troubles()
 	if n[isRefused] > 0 {
 		say(badTone, "the hub refuses %s, whose messages are kept here", count(n[isRefused], "leaf", "leaves"))
 	}
