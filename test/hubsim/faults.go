@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim/amqp"
+	"github.com/fieldgate/fieldgate/test/hubsim/limits"
 )
 
 // Cut stops the network: nothing more is read from or written to any socket,
@@ -69,6 +70,10 @@ func (h *Hub) ClockSkew(d time.Duration) { h.hub.Faults.ClockSkew(d) }
 // SetTier has the limits of a tier with a number of units: "F1", "S1", "S2" or
 // "S3"; "" for none.
 func (h *Hub) SetTier(tier string, units int) error { return h.hub.Limits.SetTier(tier, units) }
+
+// SpendTelemetry counts n transfers of telemetry by others against the rate of the
+// tier: the hub refuses telemetry until the tier allows that many again.
+func (h *Hub) SpendTelemetry(n int) { h.hub.Limits.Spend(limits.Telemetry, n) }
 
 // SetEnabled enables or disables a device, at once on live connections too. It
 // returns false when there is no such device.

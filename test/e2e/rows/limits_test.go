@@ -269,27 +269,39 @@ func TestTier(t *testing.T) {
 	}
 	t.Parallel()
 	// So large that no more than two of them go together: rates count transfers.
-	const leaf, count, size = "pump", 300, 100 << 10
+	const leaf, part, size = "pump", 50, 100 << 10
 	b := newBench(t, plan{leaves: []string{leaf}})
-	must(t, b.hub.SetTier("S1", 1)) // 100 messages a second
+	must(t, b.hub.SetTier("S1", 1)) // 100 transfers a second
 	b.start()
 	w := b.enterAs(leaf, 4)
-	acked := make(chan error, 1)
-	go func() {
-		for range count {
-			if _, err := w.until(puback); err != nil {
-				acked <- err
-				return
-			}
+	count := 0
+	for throttled := false; count < 3*part || !throttled; throttled = b.metric("fieldgate_uplink_throttled_total") > 0 {
+		if !throttled {
+			// Others of the hub use up two seconds of its rate: a slow machine
+			// would never come near it.
+			b.hub.SpendTelemetry(200)
 		}
-		acked <- nil
-	}()
-	for n := 1; n <= count; n++ {
-		must(t, w.say(uint16(n), "devices/"+leaf+"/messages/events/", fmt.Appendf(nil, "%-*d", size, n)))
+		acked := make(chan error, 1)
+		go func() {
+			for range part {
+				if _, err := w.until(puback); err != nil {
+					acked <- err
+					return
+				}
+			}
+			acked <- nil
+		}()
+		for range part {
+			count++
+			must(t, w.say(uint16(count), "devices/"+leaf+"/messages/events/", fmt.Appendf(nil, "%-*d", size, count)))
+		}
+		must(t, <-acked)
+		if count > 50*part {
+			t.Fatal("the hub refused nothing")
+		}
 	}
-	must(t, <-acked)
 	b.await("all to arrive, and to be settled", func() bool {
-		return len(b.arrivedFrom(leaf)) >= count && b.metric("fieldgate_messages_sent_total") == count
+		return len(b.arrivedFrom(leaf)) >= count && b.metric("fieldgate_messages_sent_total") == float64(count)
 	})
 	// Some of what was behind the first that is refused may have got through: the
 	// gateway sends all from there again, so the last of each come in order.
@@ -305,9 +317,6 @@ func TestTier(t *testing.T) {
 		if last[n] < last[n-1] {
 			t.Errorf("the last of %d came at %d, that of %d at %d", n-1, last[n-1], n, last[n])
 		}
-	}
-	if n := b.metric("fieldgate_uplink_throttled_total"); n <= 0 {
-		t.Errorf("the gateway was throttled %v times: the test proves nothing", n)
 	}
 	if n := b.metric("fieldgate_messages_dropped_total"); n != 0 {
 		t.Errorf("%v messages were dropped", n)

@@ -140,6 +140,15 @@ func (b *bucket) take(now time.Time, cost float64) bool {
 	return true
 }
 
+// Spend counts n operations against the rate of op, as if others had done them in
+// this moment. The bucket may go into debt: the hub then refuses op until the debt
+// is paid off. Where op has no limit nothing happens.
+func (l *Limits) Spend(op Operation, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buckets[op].left -= float64(n)
+}
+
 // ExhaustQuota makes the daily quota count as used up until it is switched off.
 func (l *Limits) ExhaustQuota(on bool) {
 	l.mu.Lock()

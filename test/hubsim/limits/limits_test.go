@@ -72,6 +72,28 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// What others do counts, and has to be paid off.
+func TestSpend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l limits.Limits
+		l.Spend(limits.Telemetry, 1000)
+		if n := taken(&l, limits.Telemetry, 1, 1000); n != 1000 {
+			t.Errorf("without a tier %d of 1000 were allowed", n)
+		}
+		if err := l.SetTier("S1", 1); err != nil {
+			t.Fatal(err)
+		}
+		l.Spend(limits.Telemetry, 300)
+		if n := taken(&l, limits.Telemetry, 1, 1000); n != 0 {
+			t.Errorf("%d were allowed in debt", n)
+		}
+		time.Sleep(3 * time.Second)
+		if n := taken(&l, limits.Telemetry, 1, 1000); n != 100 {
+			t.Errorf("%d were allowed after the debt", n)
+		}
+	})
+}
+
 // The free tier has 8,000 messages of half a kilobyte a day.
 func TestQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
