@@ -216,6 +216,7 @@ nightly: ## everything, longer: all tests with the race detector and without, fi
 	$(GO) test -timeout 60m ./...
 	FIELDGATE_KILL_ROUNDS=2500 $(GO) test -timeout 4h -run '^TestKillNine$$' ./test/e2e
 	FIELDGATE_DAMAGE=2000 $(GO) test -timeout 1h -run '^TestDamageCampaign$$' ./gateway/store
+	FIELDGATE_DAMAGE=300 $(GO) test -timeout 1h -run '^(TestInterrupted|TestLastCommitIsDamaged)$$' ./gateway/store
 	$(MAKE) powercut
 	$(GO) test -count=1 -timeout 0 ./test/powercut -run TestFault -v -every-fault
 	$(MAKE) link

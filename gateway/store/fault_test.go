@@ -28,6 +28,10 @@ func TestUnfinishedCommitIsDropped(t *testing.T) {
 		frames[block][len(frames[block])-1] ^= 1
 		return frames
 	}
+	halved := func(frames map[uint32][]byte, block uint32) map[uint32][]byte {
+		clear(frames[block][frameHeader+frameSlot : frameHeader+2*frameSlot+frameSum])
+		return frames
+	}
 	tests := []struct {
 		name   string
 		frames map[uint32][]byte
@@ -41,6 +45,13 @@ func TestUnfinishedCommitIsDropped(t *testing.T) {
 		{"a commit before is damaged, not unfinished", torn(framesOf(s, 0, 1, 2), 1), nil, []uint32{0, 1, 2}},
 		{"a commit before is missing, not unfinished", framesOf(s, 0, 2, 3), nil, []uint32{0, 2, 3}},
 		{"what is known and torn stays", torn(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}},
+		{"what has only half a header is torn", halved(framesOf(s, 0, 1, 2), 2), []uint32{0, 1}, []uint32{0, 1}},
+		{"the same behind a whole one", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1}, []uint32{0, 1, 2}},
+		{"the same behind one with half a header", halved(halved(framesOf(s, 0, 1, 2, 3), 2), 3), []uint32{0, 1}, []uint32{0, 1}},
+		{"the same behind a gap", halved(framesOf(s, 0, 1, 3), 3), []uint32{0, 1}, []uint32{0, 1}},
+		{"the same at the begin", halved(framesOf(s, 0), 0), nil, nil},
+		{"the same behind a damaged commit", halved(torn(framesOf(s, 0, 1, 2), 1), 2), []uint32{0, 1}, []uint32{0, 1}},
+		{"what is known and has half a header stays", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}},
 		{"nothing is known", framesOf(s, 3, 4), nil, nil},
 		{"nothing is there", nil, nil, nil},
 	}

@@ -318,7 +318,7 @@ func copyWritten(from, to string) error {
 // known must have the blocks too of which something else proves that they were
 // synced: their damage would look the same.
 func dropUnfinished(frames, known map[uint32][]byte) (dropped int) {
-	first, last, found := lastCommit(frames)
+	first, last, found := lastCommit(frames, known)
 	if !found {
 		return 0
 	}
@@ -340,16 +340,21 @@ func dropUnfinished(frames, known map[uint32][]byte) (dropped int) {
 }
 
 // lastCommit returns the first and the last block of the last commit of which a
-// block with an intact header was found.
-func lastCommit(frames map[uint32][]byte) (first, last uint32, found bool) {
-	for block, data := range frames {
-		f, err := parseFrame(data)
-		if err != nil || found && block < last {
-			continue
-		}
-		first, last, found = block-min(block, uint32(f.index)), block, true
+// block was found. How far back it goes, the header of a block says; a power cut can
+// have left part of that. Then the commit begins behind the last block that is known.
+func lastCommit(frames, known map[uint32][]byte) (first, last uint32, found bool) {
+	for block := range frames {
+		last, found = max(last, block), true
 	}
-	return first, last, found
+	for block := last; found; block-- {
+		if f, err := parseFrame(frames[block]); err == nil {
+			return block - min(block, uint32(f.index)), last, true
+		}
+		if _, synced := known[block-min(block, 1)]; synced || block == 0 {
+			return block, last, true
+		}
+	}
+	return 0, 0, false
 }
 
 // whole says that all messages of a frame are intact.
