@@ -196,6 +196,7 @@ func FuzzParseFrame(f *testing.F) {
 		}
 		_, _ = findFrameAt(data, a)
 		_, _ = parseEntry(data)
+		_ = writtenToTheEnd(data, reach(data))
 		findFrames(data, 0, newSegment(a.lane, a.segment, ""), func(_ uint32, at int, frame []byte) {
 			if !bytes.Equal(data[at:at+len(frame)], frame) {
 				t.Errorf("a frame of %d bytes is not at %d", len(frame), at)

@@ -75,9 +75,12 @@ func interrupt(t *testing.T, shift, n, size int) *interruption {
 	}
 	calm(t, s)
 	copyFolder(t, busy, in.before)
-	acked := in.acked
+	acked, commits := in.acked, s.State().Commits
 	add(n, size)
 	in.acked = acked
+	if got := s.State().Commits - commits; got != 1 {
+		t.Fatalf("the messages took %d commits, want one", got)
+	}
 	calm(t, s)
 	in.vlog = in.changes(t, busy, firstLog(t, busy, "*.vlog"))
 	in.mem = in.changes(t, busy, firstLog(t, busy, "*.mem"))
@@ -143,14 +146,15 @@ func (c change) apply(t *testing.T, dir string, w written) {
 	}
 }
 
-// left opens what is left when that is written.
-func (in *interruption) left(t *testing.T, vlog, mem written) (read []int, damage gateway.Damage) {
+// left opens what is left when that is written, and harm is done to it.
+func (in *interruption) left(t *testing.T, vlog, mem written, harm func(dir string)) (read []int, damage gateway.Damage) {
 	t.Helper()
 	dir := in.before + "-copy"
 	copyFolder(t, in.before, dir)
 	defer os.RemoveAll(dir)
 	in.vlog.apply(t, dir, vlog)
 	in.mem.apply(t, dir, mem)
+	harm(dir)
 	s, err := open(dir, testConfig(), slog.New(slog.DiscardHandler), patientTuning)
 	if err != nil {
 		t.Fatalf("value log %v, write-ahead log %v: %v", vlog, mem, err)
@@ -175,8 +179,8 @@ func interruptions(t *testing.T, use func(in *interruption, random *rand.Rand)) 
 	}
 	if places := damagePositions(t); places > 100 {
 		for range places {
-			n := []int{1 + random.IntN(2), 20 + random.IntN(60), 1100 + random.IntN(1500)}[random.IntN(3)]
-			scenes = append(scenes, struct{ shift, n, size int }{random.IntN(600), n, 20 + random.IntN(280)})
+			n := []int{1 + random.IntN(2), 20 + random.IntN(60), 1100 + random.IntN(1000)}[random.IntN(3)]
+			scenes = append(scenes, struct{ shift, n, size int }{random.IntN(600), n, 20 + random.IntN(min(280, commitBytes/n-150))})
 		}
 	}
 	for _, s := range scenes {
@@ -188,16 +192,23 @@ func interruptions(t *testing.T, use func(in *interruption, random *rand.Rand)) 
 
 // Whatever pages of a commit that was not synced get to the flash before the power
 // goes: nobody was told of it, so it is no damage, and what is kept of it is its
-// begin, because its leaves send all of it again.
+// begin, because its leaves send all of it again. That holds too where the cut has
+// damaged what tells of earlier commits, none of whose messages that costs.
 func TestInterrupted(t *testing.T) {
 	interruptions(t, func(in *interruption, random *rand.Rand) {
 		look := func(vlog, mem written) {
-			read, damage := in.left(t, vlog, mem)
-			if len(read) < in.acked || !slices.Equal(read, span(0, len(read))) {
-				t.Errorf("value log %v, write-ahead log %v: read %v, %d were acknowledged", vlog, mem, read, in.acked)
-			}
-			if damage != (gateway.Damage{}) {
-				t.Errorf("value log %v, write-ahead log %v: reported %+v", vlog, mem, damage)
+			for _, what := range []string{"intact", "damaged"} {
+				read, damage := in.left(t, vlog, mem, func(dir string) {
+					if what == "damaged" { // where a block is, that stands in the value log
+						spoilFile(t, filepath.Join(dir, in.mem.file), "", logHeader+3, 1)
+					}
+				})
+				if len(read) < in.acked || !slices.Equal(read, span(0, len(read))) {
+					t.Errorf("value log %v, write-ahead log %v, %s before: read %v, %d were acknowledged", vlog, mem, what, read, in.acked)
+				}
+				if damage != (gateway.Damage{}) {
+					t.Errorf("value log %v, write-ahead log %v, %s before: reported %+v", vlog, mem, what, damage)
+				}
 			}
 		}
 		for _, w := range in.vlog.ways(random) {
@@ -213,7 +224,7 @@ func TestInterrupted(t *testing.T) {
 func TestLastCommitIsDamaged(t *testing.T) {
 	interruptions(t, func(in *interruption, random *rand.Rand) {
 		for _, w := range in.vlog.ways(random) {
-			read, damage := in.left(t, w, in.mem.all())
+			read, damage := in.left(t, w, in.mem.all(), func(string) {})
 			lost := in.acked + in.last - len(read)
 			if lost > in.last || !slices.IsSorted(read) {
 				t.Errorf("value log %v: read %v, %d should be intact", w, read, in.acked)

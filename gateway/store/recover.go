@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -179,6 +180,9 @@ type remains struct {
 	// written says that a commit was written to its end, where Badger cuts its log
 	// off: it is damaged, not interrupted.
 	written bool
+	// later says that the last commit that is found comes directly behind the last one
+	// of which the log has the end: it can be interrupted although another is damaged.
+	later bool
 }
 
 // search returns an error that may pass: Badger must not touch what could not be
@@ -193,6 +197,7 @@ func search(s *segment) (*remains, error) {
 		return nil, err
 	}
 	logs, _ := filepath.Glob(filepath.Join(s.dir, "*.[vm]*"))
+	var ended uint64
 	for _, path := range logs {
 		err := withReadable(path, func(data []byte) {
 			end := reach(data)
@@ -201,11 +206,20 @@ func search(s *segment) (*remains, error) {
 					r.behind[block] = true
 				}
 			}
-			r.written = r.written || strings.HasSuffix(path, ".mem") && writtenToTheEnd(data, end)
+			if strings.HasSuffix(path, ".mem") {
+				r.written = r.written || writtenToTheEnd(data, end)
+				for _, txn := range txnEnds(data, logHeader) {
+					ended = max(ended, txn)
+				}
+			}
 		})
 		if err != nil && passing(err) {
 			return nil, err
 		}
+	}
+	if len(places) > 0 {
+		last := slices.Max(slices.Collect(maps.Keys(places)))
+		r.later = places[last].txn == ended+1 // one is written after the other
 	}
 	if r.frames, err = readAt(places); err != nil {
 		return nil, err
@@ -220,7 +234,7 @@ func search(s *segment) (*remains, error) {
 // that cannot be read. It takes out of the remains what was not finished.
 func (l *lane) known(s *segment, r *remains) (map[uint32][]byte, error) {
 	drop := func(known map[uint32][]byte) {
-		if r.written {
+		if r.written && !r.later {
 			return
 		}
 		if n := dropUnfinished(r.frames, withMissing(known, r.noted)); n > 0 {
@@ -559,7 +573,8 @@ type place struct {
 	path  string
 	at    int64
 	size  int
-	clean bool // its header is intact
+	clean bool   // its header is intact
+	txn   uint64 // number of its transaction, where it stands in a log; may be damaged
 }
 
 // read returns the frame, nil when the disk cannot read it.
@@ -604,7 +619,7 @@ func locate(s *segment) (map[uint32]place, error) {
 			findFrames(data, from, s, func(block uint32, at int, frame []byte) {
 				_, err := parseFrame(frame)
 				if old, ok := places[block]; !ok || !old.clean {
-					places[block] = place{path, int64(at), len(frame), err == nil}
+					places[block] = place{path, int64(at), len(frame), err == nil, txnBefore(data[:at])}
 				}
 			})
 		})
@@ -752,24 +767,42 @@ const (
 	txnKeyAt = 5
 )
 
+// txnEnds yields where in a write-ahead log, from an offset on, an intact end of a
+// transaction is, and the number of that.
+func txnEnds(data []byte, from int) iter.Seq2[int, uint64] {
+	return func(yield func(at int, txn uint64) bool) {
+		for next := from; next < len(data); {
+			i := bytes.Index(data[next:], []byte(txnKey))
+			if i < 0 {
+				return
+			}
+			at := next + i - txnKeyAt
+			next += i + len(txnKey)
+			if at < from || data[at]&entryEndTxn == 0 {
+				continue
+			}
+			if e, ok := parseEntry(data[at:]); ok && e.intact && !yield(at, txnBefore(data[:min(next+8, len(data))])) {
+				return
+			}
+		}
+	}
+}
+
+// txnBefore is the number of the transaction that a key ends with: the version that
+// Badger gives to what is written in it. They count up from 1.
+func txnBefore(data []byte) uint64 {
+	if len(data) < 8 {
+		return 0
+	}
+	return ^binary.BigEndian.Uint64(data[len(data)-8:])
+}
+
 // writtenToTheEnd says that a write-ahead log, which Badger cuts off at end, was
 // written beyond: there is the intact end of a transaction, and before it no part
 // of a sector is missing, as it can be after a power cut.
 func writtenToTheEnd(data []byte, end int) bool {
 	const sector = 512
-	for from := end; from < len(data); {
-		i := bytes.Index(data[from:], []byte(txnKey))
-		if i < 0 {
-			return false
-		}
-		at := from + i - txnKeyAt
-		from += i + len(txnKey)
-		if at < end || data[at]&entryEndTxn == 0 {
-			continue
-		}
-		if e, ok := parseEntry(data[at:]); !ok || !e.intact {
-			continue
-		}
+	for at := range txnEnds(data, end) {
 		for part := end; part < at; {
 			next := min(at, (part/sector+1)*sector)
 			if len(bytes.Trim(data[part:next], "\x00")) == 0 {
