@@ -129,7 +129,7 @@ full: ## without it: power cuts, many leaves, vendor SDKs, arm64, and the campai
 	@cat $(REPORTS)/*.txt
 
 .PHONY: image-check
-image-check: ## nothing that is asked of Buildroot or Linux is dropped (BUILDROOT=TREE: ask Buildroot itself)
+image-check: ## nothing that is asked of Buildroot, Linux or U-Boot is dropped (BUILDROOT=TREE: ask Buildroot itself)
 	BUILDROOT=$(abspath $(BUILDROOT)) $(GO) test -count=1 -v ./test/image -run 'Line'
 
 .PHONY: image-lock

@@ -104,7 +104,5 @@ if ! cmp -s test/truebluez/fetch.sh test/truebluez/vm/complete; then
 	fi
 fi
 
-# So is what says which symbols a kernel has.
-if [ ! -e test/image/kconfig/complete ]; then
-	test/image/fetch.sh || echo "setup: could not fetch it; the test of the kernel's configuration will be skipped"
-fi
+# So is what says which symbols Linux and U-Boot have.
+test/image/fetch.sh || echo "setup: could not fetch it; the tests of their configurations will be skipped"
