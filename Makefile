@@ -137,8 +137,13 @@ image-lock: ## write buildroot/symbols.lock anew, as the tree BUILDROOT has it
 	BUILDROOT=$(abspath $(BUILDROOT)) $(GO) test -count=1 ./test/image -run 'TestBuildroot' -update
 
 .PHONY: image-test
-image-test: image-twin ## build the twin and boot it once, blank, to a leaf's message at the hub
-	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^(TestBoot|TestRefused)$$'
+image-test: image-twin ## build the twin, see that no key stops it, and boot it once, blank, to a leaf's message at the hub
+	FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^(TestBoot|TestNoKeyStopsIt|TestRefused)$$'
+
+.PHONY: image-rpi
+image-rpi: image-twin ## the U-Boot of the Raspberry Pi 3, in QEMU: from its card to the kernel, counted, and no key stops it
+	test/image/rpi3.sh $(TWIN)
+	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 60m ./test/image -run '^TestRaspberryPi$$'
 
 .PHONY: image-card
 image-card: image-twin ## what the card says of a wrong file, key or hub; a reset; 128 MiB of memory (seven boots)
@@ -226,6 +231,7 @@ nightly: ## everything, longer: all tests with the race detector and without, fi
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 2h -run '^(TestApplyIsKilled|TestBrokenPackets)$$' ./test/e2e
 	$(MAKE) backlog
 	$(MAKE) image-test
+	$(MAKE) image-rpi
 	$(MAKE) image-card
 	$(MAKE) image-update
 	$(MAKE) image-cut

@@ -9,6 +9,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 # One "program package" a line; python:NAME is a module of the system's own Python.
 needs='
+aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 bison bison
 cpio cpio
 depmod kmod

@@ -2,7 +2,7 @@
 # Builds the twin of the product image from packages of Debian 13: twin.sh PROGRAM OUT
 #
 # PROGRAM is fieldgate for arm64. OUT gets qemu_aarch64.img, qemu_aarch64.raucb and
-# u-boot.bin. Nothing of Debian's is installed on this machine, none of its
+# u-boot.bin, which is the product's. Nothing of Debian's is installed on this machine, none of its
 # programs is run, and root is not needed: packages are unpacked.
 #
 # KEYS names the folder with the keys that sign updates, VERSION the version.
@@ -96,7 +96,7 @@ cat "$root"/usr/share/ca-certificates/mozilla/*.crt >"$root/etc/ssl/certs/ca-cer
 ln -sf bash "$root/usr/bin/sh"
 
 # What an appliance has no use for.
-rm -rf "${root:?}"/{boot,home,media,mnt,opt,srv,var} "$root"/usr/lib/u-boot "$root"/usr/share/{ca-certificates,perl5,bash-completion,zsh,lintian,bug,base-passwd,keyrings}
+rm -rf "${root:?}"/{boot,home,media,mnt,opt,srv,var} "$root"/usr/share/{ca-certificates,perl5,bash-completion,zsh,lintian,bug,base-passwd,keyrings}
 rm -rf "$root"/usr/lib/aarch64-linux-gnu/perl* "$root"/usr/share/{common-licenses,debconf,dpkg,alsa,polkit-1,i18n,pam-configs,pixmaps,menu,misc,doc-base}
 rm -f "$root"/usr/bin/perl* "$root"/etc/ssh/sshd_config.d/* "$root"/usr/lib/tmpfiles.d/debian.conf
 mkdir -p "$root"/{home,mnt,run,proc,sys,dev,root}
@@ -112,4 +112,5 @@ systemctl --root="$root" preset-all 2>/dev/null
 
 mksquashfs "$root" "$work/in/rootfs.squashfs" -quiet -no-progress -all-root -noappend -comp zstd -Xcompression-level 15
 "$top/board/common/slot.sh" "$board" "$work/in" "$out"
-cp "$cache/root/usr/lib/u-boot/qemu_arm64/u-boot.bin" "$out/u-boot.bin"
+"$here/uboot.sh" "$board" "$out/u-boot"
+cp "$out/u-boot/u-boot.bin" "$out/u-boot.bin"

@@ -40,7 +40,8 @@ const patience = 40 * time.Minute
 // twin is the card in a virtual machine, and the hub that it is to reach.
 type twin struct {
 	t       *testing.T
-	image   string // the folder that twin.sh has filled
+	board   string // whose card it is
+	image   string // the folder that twin.sh has filled, or rpi3.sh
 	dir     string
 	card    string
 	hub     *hubsim.Hub
@@ -55,6 +56,7 @@ type twin struct {
 	// The card is in a reader that keeps only what was flushed: see plugIn.
 	forgetful bool
 	console   *os.File
+	typed     io.Reader // on the serial line, from power-on; nil: nothing
 
 	mu    sync.Mutex
 	qemu  *exec.Cmd // guarded by mu: another one after each start of the machine
@@ -87,11 +89,16 @@ func imageFolder(t *testing.T) string {
 // see put.
 func newCard(ctx context.Context, t *testing.T, image string) *twin {
 	t.Helper()
-	w := &twin{t: t, image: image, dir: t.TempDir(), memory: 256}
+	return newCardOf(ctx, t, "qemu_aarch64", image)
+}
+
+func newCardOf(ctx context.Context, t *testing.T, board, image string) *twin {
+	t.Helper()
+	w := &twin{t: t, board: board, image: image, dir: t.TempDir(), memory: 256}
 	w.host = fmt.Sprintf("127.%d.%d.1", 1+mathrand.IntN(250), mathrand.IntN(250))
 	w.mqtt, w.ssh = w.port(8883), w.port(22)
 	w.card = filepath.Join(w.dir, "card.img")
-	w.run(ctx, "cp", "--sparse=always", filepath.Join(image, "qemu_aarch64.img"), w.card)
+	w.run(ctx, "cp", "--sparse=always", filepath.Join(image, board+".img"), w.card)
 	must(t, os.Truncate(w.card, 1<<30))
 
 	var err error
@@ -182,7 +189,7 @@ func (w *twin) status(ctx context.Context) string {
 	return strings.ReplaceAll(string(out), "\r", "")
 }
 
-// on starts the machine. Nothing is ever typed.
+// on starts the machine. Nothing is typed, unless it is to be seen that it is in vain.
 func (w *twin) on(ctx context.Context) {
 	w.t.Helper()
 	var err error
@@ -223,10 +230,6 @@ func (w *twin) on(ctx context.Context) {
 // kernel that is unpacked that what it has translated of the last one is no more, and
 // needs minutes for that.
 func (w *twin) start(ctx context.Context) error {
-	network := []string{"user", "id=net"}
-	for _, port := range open {
-		network = append(network, "hostfwd="+w.forward(port))
-	}
 	drive := w.card
 	if w.forgetful {
 		var err error
@@ -234,14 +237,40 @@ func (w *twin) start(ctx context.Context) error {
 			return err
 		}
 	}
+	machine := w.virt
+	if w.board == "rpi3" {
+		machine = w.raspberryPi
+	}
 	// Each port that is looked at costs a descriptor or two.
-	w.qemu = exec.CommandContext(ctx, "sh", "-c", `ulimit -n 4096; exec "$@"`, "sh",
-		"qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-accel", "tcg,thread=multi",
-		"-bios", filepath.Join(w.image, "u-boot.bin"), "-drive", "if=none,id=card,format=raw,cache=none,file="+drive, "-device", "virtio-blk-pci,drive=card",
-		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-no-reboot",
-		"-display", "none", "-monitor", "unix:"+w.monitor()+",server=on,wait=off", "-serial", "stdio")
-	w.qemu.Stdout, w.qemu.Stderr = w.console, w.console
+	args := []string{
+		"-c", `ulimit -n 4096; exec "$@"`, "sh", "qemu-system-aarch64", "-accel", "tcg,thread=multi", "-no-reboot",
+		"-display", "none", "-monitor", "unix:" + w.monitor() + ",server=on,wait=off",
+	}
+	w.qemu = exec.CommandContext(ctx, "sh", append(args, machine(drive)...)...)
+	w.qemu.Stdin, w.qemu.Stdout, w.qemu.Stderr = w.typed, w.console, w.console
 	return w.qemu.Start()
+}
+
+// virt is the emulator's machine of that name, as the twin knows it.
+func (w *twin) virt(drive string) []string {
+	network := []string{"user", "id=net"}
+	for _, port := range open {
+		network = append(network, "hostfwd="+w.forward(port))
+	}
+	return []string{
+		"-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-bios", filepath.Join(w.image, "u-boot.bin"),
+		"-drive", "if=none,id=card,format=raw,cache=none,file=" + drive, "-device", "virtio-blk-pci,drive=card",
+		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-serial", "stdio",
+	}
+}
+
+// raspberryPi is the emulator's Raspberry Pi 3, which has no firmware of its own: U-Boot
+// is given to it, and the board's device tree.
+func (w *twin) raspberryPi(drive string) []string {
+	return []string{
+		"-M", "raspi3b", "-kernel", filepath.Join(w.image, "u-boot.bin"), "-dtb", filepath.Join(w.image, "rpi3.dtb"),
+		"-drive", "if=sd,format=raw,file=" + drive, "-serial", "null", "-serial", "stdio",
+	}
 }
 
 // off pulls the plug, unless the machine is off.
