@@ -153,9 +153,10 @@ image-card: image-twin ## what the card says of a wrong file, key or hub; a rese
 image-update: image-twin ## updates under load: from A to B, a broken one, and by itself back to B (eight boots)
 	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 6h ./test/image -run '^TestUpdate$$'
 
+CUTS ?= 20
 .PHONY: image-cut
 image-cut: image-twin ## the power goes: 20 times under load, and at every twentieth part of an update (42 boots)
-	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 14h ./test/image -run '^(TestPowerCut|TestUpdateIsCut)$$'
+	FIELDGATE_NIGHTLY=1 FIELDGATE_TWIN=$(abspath $(TWIN)) $(GO) test -count=1 -v -timeout 14h ./test/image -run '^(TestPowerCut|TestUpdateIsCut)$$' -cuts $(CUTS) $(if $(AT),-at $(AT))
 
 .PHONY: link
 link: ## every row of the bad links to the hub, in full, with its table (a quarter of an hour)

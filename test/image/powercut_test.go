@@ -2,13 +2,21 @@ package image
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+)
+
+var (
+	cuts = flag.Int("cuts", 20, "how often the power is cut under load")
+	at   = flag.String("at", "5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95", "at which percents of an update the power is cut")
 )
 
 // The power goes twenty times while a leaf publishes, each second time while the hub is
@@ -22,7 +30,7 @@ func TestPowerCut(t *testing.T) {
 	w.forgetful = true
 	w.put(ctx, "fieldgate.toml", w.file)
 	l := w.startLoad(ctx)
-	for round := range 20 {
+	for round := range *cuts {
 		w.on(ctx)
 		before, more := l.count(), 1+mathrand.IntN(100)
 		w.await(ctx, "the leaf to be acknowledged", func() bool { return l.count() > before })
@@ -65,8 +73,10 @@ func TestUpdateIsCut(t *testing.T) {
 	w.shell(ctx, "sync")
 	info, err := os.Stat(bundle)
 	must(t, err)
-	for percent := 5; percent < 100; percent += 5 {
-		sectors := info.Size() / 512 * int64(percent) / 100
+	for text := range strings.SplitSeq(*at, ",") {
+		percent, err := strconv.ParseInt(text, 10, 64)
+		must(t, err)
+		sectors := info.Size() / 512 * percent / 100
 		command := fmt.Sprintf(`written() { read -r _ _ _ _ _ _ n _ </sys/class/block/vda4/stat; echo $n; }
 fieldgate update install /data/update.raucb >/dev/null 2>&1 &
 until [ $(written) -ge %d ]; do kill -0 $! || exit 1; sleep 0.1; done`, sectors)

@@ -110,7 +110,7 @@ systemd-sysusers --root="$root" 2>/dev/null
 rm -rf "$root"/etc/systemd/system/*.wants
 systemctl --root="$root" preset-all 2>/dev/null
 
-mksquashfs "$root" "$work/in/rootfs.squashfs" -quiet -no-progress -all-root -noappend -comp zstd -Xcompression-level 15
+mksquashfs "$root" "$work/in/rootfs.squashfs" -quiet -no-progress -all-root -noappend -b 32K -comp zstd -Xcompression-level 15
 "$top/board/common/slot.sh" "$board" "$work/in" "$out"
 "$here/uboot.sh" "$board" "$out/u-boot"
 cp "$out/u-boot/u-boot.bin" "$out/u-boot.bin"

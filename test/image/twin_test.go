@@ -215,6 +215,9 @@ func (w *twin) on(ctx context.Context) {
 		}
 	}()
 	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			w.t.Logf("the machine says:\n%s", w.journal())
+		}
 		w.off()
 		if w.t.Failed() {
 			// Without the picture of a job that runs, drawn twice a second.
@@ -271,6 +274,25 @@ func (w *twin) raspberryPi(drive string) []string {
 		"-M", "raspi3b", "-kernel", filepath.Join(w.image, "u-boot.bin"), "-dtb", filepath.Join(w.image, "rpi3.dtb"),
 		"-drive", "if=sd,format=raw,file=" + drive, "-serial", "null", "-serial", "stdio",
 	}
+}
+
+// journal is what a machine that is on has to say of a failure, for its journal is gone
+// with its power.
+func (w *twin) journal() string {
+	w.mu.Lock()
+	over := w.over
+	w.mu.Unlock()
+	if over || w.board == "rpi3" {
+		return "nothing: it is off, or has no network"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	out, err := "", error(nil)
+	for again := true; again; again = err != nil && ctx.Err() == nil {
+		out, err = w.shell(ctx, `systemctl list-units --failed --plain --no-legend; free -m; systemctl --no-pager status fieldgate
+journalctl --no-pager -b -p warning | tail -n 100; journalctl --no-pager -b -u init.scope -u fieldgate -u fieldgate-good | tail -n 200`)
+	}
+	return fmt.Sprint(out, "\n", err)
 }
 
 // off pulls the plug, unless the machine is off.
