@@ -101,16 +101,16 @@ func (w *twin) answers(ctx context.Context, port int) bool {
 	return err == nil || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// checkName looks whether the machine is found by its name and by what it offers.
-func (w *twin) checkName(ctx context.Context) {
+// checkName looks whether the machine is found by its name and by what it offers. It
+// returns the name.
+func (w *twin) checkName(ctx context.Context) string {
 	w.t.Helper()
 	name, err := w.shell(ctx, "cat /proc/sys/kernel/hostname")
 	serial, _ := w.shell(ctx, "tail -c 5 /etc/machine-id")
 	if err != nil || name != "fieldgate-"+serial {
 		w.t.Errorf("the machine is called %q (%v), its number ends in %q", name, err, serial)
 	}
-	// What resolved would answer. Nobody asks from outside: the emulator passes a question
-	// on as one of a loopback address, which Linux drops.
+	// What resolved would answer.
 	const zone = "resolvectl query -p mdns --network=no --cache=no --legend=no --type="
 	for service, port := range map[string]int{"_fieldgate._tcp": 8883, "_secure-mqtt._tcp": 8883, "_ssh._tcp": 22} {
 		instance := name + "." + service + ".local"
@@ -127,4 +127,5 @@ func (w *twin) checkName(ctx context.Context) {
 	if err != nil || !strings.Contains(greeting, "uplink   connected") || !strings.Contains(greeting, "run: fieldgate status") {
 		w.t.Errorf("a login is greeted with %q, %v", greeting, err)
 	}
+	return name
 }

@@ -49,10 +49,11 @@ type twin struct {
 	file    string       // fieldgate.toml, as the operator writes it
 	secrets []string     // in it
 	trusted *x509.CertPool
-	host    string // the address on this machine under which the other one has its ports
-	mqtt    string // where its port 8883 is
-	ssh     string // and its port 22
-	memory  int    // in MiB
+	host    string   // the address on this machine under which the other one has its ports
+	mqtt    string   // where its port 8883 is
+	ssh     string   // and its port 22
+	memory  int      // in MiB
+	cable   []string // to a second network card, see newLAN
 	// The card is in a reader that keeps only what was flushed: see plugIn.
 	forgetful bool
 	console   *os.File
@@ -63,16 +64,6 @@ type twin struct {
 	disk  *exec.Cmd // of a forgetful one; guarded by mu
 	over  bool      // it is not started again; guarded by mu
 	ended chan error
-}
-
-// newTwin makes a card of a gigabyte from the image, puts on it what an operator
-// would, and starts the machine.
-func newTwin(ctx context.Context, t *testing.T, image string) *twin {
-	t.Helper()
-	w := newCard(ctx, t, image)
-	w.put(ctx, "fieldgate.toml", w.file)
-	w.on(ctx)
-	return w
 }
 
 // imageFolder is where the image is that is tried.
@@ -260,11 +251,11 @@ func (w *twin) virt(drive string) []string {
 	for _, port := range open {
 		network = append(network, "hostfwd="+w.forward(port))
 	}
-	return []string{
+	return append([]string{
 		"-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", strconv.Itoa(w.memory), "-bios", filepath.Join(w.image, "u-boot.bin"),
 		"-drive", "if=none,id=card,format=raw,cache=none,file=" + drive, "-device", "virtio-blk-pci,drive=card",
 		"-netdev", strings.Join(network, ","), "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-serial", "stdio",
-	}
+	}, w.cable...)
 }
 
 // raspberryPi is the emulator's Raspberry Pi 3, which has no firmware of its own: U-Boot
