@@ -48,14 +48,14 @@ func (b *binding) within(ctx context.Context, std streams, what, transport, addr
 		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, w.Until.Format(time.RFC3339))
 	}
 	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf
-	claim := control.Claiming{Transport: transport, ID: b.leaf, Address: address}
-	if err = r.failed(what, r.client().Claim(ctx, claim)); err == nil {
+	token, err := r.client().Claim(ctx, control.Claiming{Transport: transport, ID: b.leaf, Address: address})
+	if err = r.failed(what, err); err == nil {
 		err = do()
 	}
 	if f, is := errors.AsType[*failure](err); err != nil && !(is && f.code == exitRejected) {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonWait)
 		defer cancel()
-		_ = r.client().Abandon(last, claim, ours) // it may be over, and the window closes by itself
+		_ = r.client().Abandon(last, token, ours) // it may be over, and the window closes by itself
 	}
 	return err
 }

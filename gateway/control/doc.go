@@ -15,10 +15,11 @@
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes
 //	POST /v1/dead-letters/purge     a Selection: gone for good
-//	DELETE /v1/pairing              closes the window; with transport, id, address
-//	                                and until only that window, if it has this claim
-//	                                or none
-//	DELETE /v1/pairing/claim        the same, and the window stays
+//	POST /v1/pairing/claim          a Claiming: a Claim
+//	DELETE /v1/pairing/claim        gives up the claim with that token
+//	DELETE /v1/pairing              closes the window; with token and until the same
+//	                                as above, and only that window when nobody else has
+//	                                the claim
 //	GET  /v1/ble/devices?for=5s     what the radio hears, an array of Heard
 //	POST /v1/ble/pair               a Pairing: a line of JSON for each Step
 //	POST /v1/ble/answer             an Answer to what a Step asks

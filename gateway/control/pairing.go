@@ -36,6 +36,11 @@ type Claiming struct {
 	Address   string `json:"address"`
 }
 
+// Claim is one that was made.
+type Claim struct {
+	Token string `json:"token"` // gives it up
+}
+
 // Opened is one that is open. It prints as "redacted".
 type Opened struct {
 	Code    string    `json:"code,omitempty"`    // over MQTT
@@ -89,10 +94,15 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p, _ := r.Context().Value(accessKey{}).(peer)
-	done(w, s.Window.Claim(c.Transport, c.ID, c.Address, p.who))
+	token, err := s.Window.Claim(c.Transport, c.ID, c.Address, p.who)
+	if err != nil {
+		done(w, err)
+		return
+	}
+	answer(w, Claim{token})
 }
 
-// closeWindow closes any window; one with a claim in the query only if that has it.
+// closeWindow closes any window; with a query only that which it names.
 func (s *Server) closeWindow(w http.ResponseWriter, r *http.Request) {
 	if r.URL.RawQuery == "" {
 		done(w, s.Window.Close())
@@ -111,7 +121,7 @@ func (s *Server) abandonClaim(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	done(w, s.Window.Abandon(q.Get("transport"), q.Get("id"), q.Get("address"), until))
+	done(w, s.Window.Abandon(q.Get("token"), until))
 }
 
 func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
@@ -193,9 +203,12 @@ func (c *Client) OpenWindow(ctx context.Context, o Opening) (out Opened, err err
 	return out, err
 }
 
-// Claim says which leaf a device is to be, in a window that is open for its transport.
-func (c *Client) Claim(ctx context.Context, x Claiming) error {
-	return c.change(ctx, http.MethodPost, "/v1/pairing/claim", x, new(Result))
+// Claim says which leaf a device is to be, in a window that is open for its transport,
+// and returns a token for Abandon.
+func (c *Client) Claim(ctx context.Context, x Claiming) (token string, err error) {
+	var out Claim
+	err = c.change(ctx, http.MethodPost, "/v1/pairing/claim", x, &out)
+	return out.Token, err
 }
 
 // CloseWindow closes it, whosever it is.
@@ -203,11 +216,12 @@ func (c *Client) CloseWindow(ctx context.Context) error {
 	return c.change(ctx, http.MethodDelete, "/v1/pairing", nil, new(Result))
 }
 
-// Abandon gives up a claim. Who has opened a window for it says until when that is open,
-// as OpenWindow has told it, and it is closed; the window of somebody else stays. The
-// error is ErrNotFound if there is neither.
-func (c *Client) Abandon(ctx context.Context, x Claiming, until time.Time) error {
-	path, q := "/v1/pairing/claim", url.Values{"transport": {x.Transport}, "id": {x.ID}, "address": {x.Address}}
+// Abandon gives up a claim by its token, "" for none. Who has opened a window for it says
+// until when that is open, as OpenWindow has told it, and it is closed when nobody else
+// has that claim; the window of somebody else stays. The error is ErrNotFound if there is
+// neither.
+func (c *Client) Abandon(ctx context.Context, token string, until time.Time) error {
+	path, q := "/v1/pairing/claim", url.Values{"token": {token}}
 	if !until.IsZero() {
 		path = "/v1/pairing"
 		q.Set("until", until.Format(time.RFC3339Nano))

@@ -1,6 +1,7 @@
 package pairing
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -12,34 +13,42 @@ import (
 // and the same rules there.
 
 // Claim says that the device at an address is to be the leaf of that name, in a window
-// for its transport; source is who says so. The same may be said again; that another
-// device or another name has the window is ErrTaken, which says whose it is. Other errors
-// are ErrWindow and ErrKnown: that a leaf of that name is at another address, or at none,
-// is an alarm.
-func (w *Window) Claim(transport, id, address, source string) error {
+// for its transport; source is who says so. It returns a token for Abandon. The same may
+// be said again, by the next try or by somebody who does it at the same time: each has a
+// token of its own. That another device or another name has the window is ErrTaken, which
+// says whose it is. Other errors are ErrWindow and ErrKnown: that a leaf of that name is
+// at another address, or at none, is an alarm.
+func (w *Window) Claim(transport, id, address, source string) (token string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
 	if x == nil || x.Transport != transport {
-		return w.noWindowLocked(transport)
+		return "", w.noWindowLocked(transport)
 	}
 	if c := x.claim; c != nil {
 		if c.deciding || !c.isOf(id, address) {
-			return x.taken()
+			return "", x.taken()
 		}
-		return nil
+		return c.hold(), nil
 	}
 	if w.Known(id) {
 		if strings.EqualFold(w.At(id), address) {
 			w.decideLocked(Refused)
 			w.endLocked(x, fmt.Sprintf("%q is paired with %s already", id, address))
-			return fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
+			return "", fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
 		}
-		return fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
+		return "", fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
 	}
-	x.claim = &claimed{Request: Request{ID: id}, address: address, source: source, decided: make(chan struct{})}
+	x.claim = &claimed{Request: Request{ID: id}, address: address, source: source, decided: make(chan struct{}), holders: make(map[string]bool)}
 	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", id, "source", source, "transport", transport, "address", address)
-	return nil
+	return x.claim.hold(), nil
+}
+
+// hold returns the token of one more who has claimed it.
+func (c *claimed) hold() string {
+	token := rand.Text()
+	c.holders[token] = true
+	return token
 }
 
 // isOf says whether that device is claimed as that leaf.
@@ -55,37 +64,46 @@ func (w *Window) noWindowLocked(transport string) error {
 	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
 }
 
-// Abandon gives up the claim that Claim has made with the same arguments. Who has opened
-// the window as well says with until which one that is, by the end that Open has
-// returned: it is closed, also if it has no claim; another one, or with no time any,
-// stays for others. The error is ErrNoClaim if there is neither.
-func (w *Window) Abandon(transport, id, address string, until time.Time) error {
+// Abandon gives up a claim by the token that Claim has returned, "" for none. It is over
+// when all have given it up who share it. Who has opened the window as well says until
+// when that is open, as Open has returned it, and it is closed then, or at once if nobody
+// has claimed it; another one, or with no time any, stays for others. The error is
+// ErrNoClaim if there is neither.
+func (w *Window) Abandon(token string, until time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.open
-	shut := x != nil && x.Transport == transport && address != "" && x.until.Equal(until)
-	if shut && x.claim == nil {
-		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", id))
+	if x == nil {
+		return ErrNoClaim
+	}
+	c, opener := x.claim, x.until.Equal(until)
+	switch {
+	case c == nil && opener:
+		w.endLocked(x, "the command that has opened it has failed")
+		return nil
+	case c == nil || !c.holders[token] || c.deciding || c.approved:
+		return ErrNoClaim
+	}
+	delete(c.holders, token)
+	x.passing = x.passing || opener
+	if len(c.holders) > 0 {
 		return nil
 	}
-	// Over MQTT nobody has an address: those claims are given up by who has made them.
-	if x == nil || x.Transport != transport || x.claim == nil || address == "" || !x.claim.isOf(id, address) || x.claim.deciding || x.claim.approved {
-		return fmt.Errorf("%w over %s: %q at %s", ErrNoClaim, transport, id, address)
-	}
 	w.decideLocked(Refused)
-	w.Log.Info("pairing given up", "event", "pairing-failed", "transport", transport, "leaf", id, "address", x.claim.address)
-	if x.claim = nil; shut {
-		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", id))
+	w.Log.Info("pairing given up", "event", "pairing-failed", "transport", x.Transport, "leaf", c.ID, "address", c.address)
+	if x.claim = nil; x.passing {
+		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", c.ID))
 	}
 	return nil
 }
 
 // Wrong counts a wrong passkey of the device at an address as a wrong code, if the window
-// is for it.
+// is for it. Who has claimed it is done with that, and the claim stays for the next try.
 func (w *Window) Wrong(transport, address string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if x := w.open; x != nil && x.Transport == transport && x.claim != nil && strings.EqualFold(x.claim.address, address) {
+		clear(x.claim.holders)
 		w.wrongLocked(x, address)
 	}
 }

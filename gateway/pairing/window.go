@@ -139,6 +139,8 @@ type opening struct {
 	wrong int
 	claim *claimed // nil: nobody has claimed it
 	end   string   // why it ends as soon as its leaf is admitted or not
+	// passing: who has opened it has failed, and it ends when its claim is given up.
+	passing bool
 }
 
 // taken says whose it is, and until when.
@@ -164,9 +166,10 @@ func (takenError) Is(target error) bool { return target == ErrTaken || target ==
 // claimed is the leaf that the window is for.
 type claimed struct {
 	Request
-	address  string // of one that is at a port or a device of its own, "" over MQTT
-	source   string // who has claimed it: an address of the network, or an operator
-	deciding bool   // it is being admitted at this moment
+	address  string          // of one that is at a port or a device of its own, "" over MQTT
+	source   string          // who has claimed it: an address of the network, or an operator
+	holders  map[string]bool // tokens of those operators who are at it; nil over MQTT
+	deciding bool            // it is being admitted at this moment
 	approved bool
 	answer   Answer
 	err      error         // why it gets none

@@ -345,6 +345,8 @@ func TestOutcome(t *testing.T) {
 // While a leaf is being admitted, which may take long, the state is told, nobody else
 // decides, and an end of the window comes after that.
 func TestSlowAdmission(t *testing.T) {
+	var token string // of the claim that is bound
+	var err error
 	for what, begin := range map[string]func(w *Window, slow func() error) (result chan error){
 		"approved": func(w *Window, slow func() error) chan error {
 			w.Admit = func(r Request, _ string) (Answer, error) { return Answer{ID: r.ID, Password: "new"}, slow() }
@@ -371,7 +373,7 @@ func TestSlowAdmission(t *testing.T) {
 		},
 		"bound": func(w *Window, slow func() error) chan error {
 			opened(t, w, Options{Transport: OverSerial})
-			if err := w.Claim(OverSerial, "pump-7", "usb:A1", "test"); err != nil {
+			if token, err = w.Claim(OverSerial, "pump-7", "usb:A1", "test"); err != nil {
 				t.Fatal(err)
 			}
 			result := make(chan error, 1)
@@ -394,7 +396,7 @@ func TestSlowAdmission(t *testing.T) {
 				}
 				for other, err := range map[string]error{
 					"approve": w.Approve("pump-7"), "reject": w.Reject("pump-7"), "close": w.Close(), "bind": w.Bind(OverSerial, "pump-7", "usb:A1", nil),
-					"claim": w.Claim(OverSerial, "pump-7", "usb:A1", "test"), "abandon": w.Abandon(OverSerial, "pump-7", "usb:A1", w.State().Until),
+					"claim": claimOf(w, OverSerial, "pump-7", "usb:A1"), "abandon": w.Abandon(token, w.State().Until),
 				} {
 					if err == nil {
 						t.Errorf("%s is done meanwhile", other)
@@ -418,6 +420,11 @@ func TestSlowAdmission(t *testing.T) {
 	}
 }
 
+func claimOf(w *Window, transport, id, address string) error {
+	_, err := w.Claim(transport, id, address, "test")
+	return err
+}
+
 // Over a wire of its own a device is claimed and bound by the operator, by the rules of
 // all windows.
 func TestWindowOfAWire(t *testing.T) {
@@ -434,6 +441,14 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	token, other := "", ""
+	claim := func(transport, id, address, source string) (err error) {
+		got, err := w.Claim(transport, id, address, source)
+		if err == nil {
+			token, other = got, token
+		}
+		return err
+	}
 	admitted := 0
 	admit := func() error { admitted++; return nil }
 	wants := func(what string, err, want error) {
@@ -442,7 +457,7 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
-	wants("without a window", w.Claim(OverSerial, "meter-2", "usb:B2", "test"), ErrWindow)
+	wants("without a window", claim(OverSerial, "meter-2", "usb:B2", "test"), ErrWindow)
 	wants("without a window", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrWindow)
 	open(OverSerial)
 	if _, err := w.Code(); !errors.Is(err, ErrWindow) {
@@ -451,32 +466,37 @@ func TestWindowOfAWire(t *testing.T) {
 	if _, err := w.Enter("1234-5674", "test"); !errors.Is(err, ErrWindow) {
 		t.Errorf("it can be entered over MQTT: %v", err)
 	}
-	wants("over another wire", w.Claim(OverBLE, "meter-2", "C8:00:00:00:00:01", "test"), ErrWindow)
+	wants("over another wire", claim(OverBLE, "meter-2", "C8:00:00:00:00:01", "test"), ErrWindow)
 	wants("without a claim", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
-	wants("a claim", w.Claim(OverSerial, "meter-2", "usb:B2", "test"), nil)
+	wants("a claim", claim(OverSerial, "meter-2", "usb:B2", "test"), nil)
 	if s := w.State(); s.Transport != OverSerial || s.Claim != "meter-2" || s.Address != "usb:B2" || s.State != Claimed {
 		t.Errorf("state %+v", s)
 	}
 	wants("approval by somebody else", w.Approve("meter-2"), ErrNoClaim)
 	wants("another port", w.Bind(OverSerial, "meter-2", "usb:C3", admit), ErrNoClaim)
-	wants("the same claim", w.Claim(OverSerial, "meter-2", "USB:b2", "test"), nil)
+	wants("the same claim", claim(OverSerial, "meter-2", "USB:b2", "test"), nil)
 	for what, err := range map[string]error{
-		"another claim":             w.Claim(OverSerial, "meter-3", "usb:C3", "other"),
-		"the port for another leaf": w.Claim(OverSerial, "meter-3", "usb:B2", "other"),
-		"the name for another port": w.Claim(OverSerial, "meter-2", "usb:C3", "other"),
-		"a name that is there":      w.Claim(OverSerial, "meter-1", "usb:C3", "other"),
+		"another claim":             claim(OverSerial, "meter-3", "usb:C3", "other"),
+		"the port for another leaf": claim(OverSerial, "meter-3", "usb:B2", "other"),
+		"the name for another port": claim(OverSerial, "meter-2", "usb:C3", "other"),
+		"a name that is there":      claim(OverSerial, "meter-1", "usb:C3", "other"),
 		"another window":            func() error { _, _, err := w.Open(Options{Transport: OverBLE}); return err }(),
 	} {
 		if wants(what, err, ErrTaken); err != nil && (!strings.Contains(err.Error(), `over serial until 20`) || !strings.Contains(err.Error(), `, for "meter-2" at usb:B2, claimed by test`)) {
 			t.Errorf("%s: it does not say whose it is: %v", what, err)
 		}
 	}
-	wants("giving up a claim of another name", w.Abandon(OverSerial, "meter-3", "usb:B2", w.State().Until), ErrNoClaim)
-	wants("giving up a claim of another port", w.Abandon(OverSerial, "meter-2", "usb:C3", w.State().Until), ErrNoClaim)
-	wants("giving up a claim over another wire", w.Abandon(OverBLE, "meter-2", "usb:B2", w.State().Until), ErrNoClaim)
-	wants("giving it up", w.Abandon(OverSerial, "meter-2", "usb:B2", time.Time{}), nil)
-	wants("giving it up again", w.Abandon(OverSerial, "meter-2", "usb:B2", time.Time{}), ErrNoClaim)
-	wants("the next claim", w.Claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
+	wants("giving up a claim of another", w.Abandon("another", w.State().Until), ErrNoClaim)
+	wants("giving it up", w.Abandon(token, time.Time{}), nil)
+	wants("giving it up again", w.Abandon(token, time.Time{}), ErrNoClaim)
+	if s := w.State(); s.Claim != "meter-2" {
+		t.Errorf("who shares the claim has lost it: %+v", s)
+	}
+	wants("giving it up, as the last", w.Abandon(other, time.Time{}), nil)
+	if s := w.State(); s.Claim != "" || !s.Open {
+		t.Errorf("all have given up, and the state is %+v", s)
+	}
+	wants("the next claim", claim(OverSerial, "meter-3", "usb:C3", "test"), nil)
 	wants("the claim before", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
 	if admitted != 0 {
 		t.Fatal("somebody is admitted")
@@ -489,49 +509,64 @@ func TestWindowOfAWire(t *testing.T) {
 		t.Errorf("binding behind the end: %v", err)
 	}
 	open(OverSerial)
-	wants("a claim", w.Claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
-	wants("giving it up, and the window", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until), nil)
+	wants("a claim", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
+	wants("giving it up, and the window", w.Abandon(token, w.State().Until), nil)
 	if s := w.State(); s.Open || strings.Contains(s.Last, "operator") || w.Outcome(time.Minute) != Refused {
 		t.Errorf("afterwards the state is %+v, and the outcome %q", s, w.Outcome(time.Minute))
 	}
 
 	open(OverSerial)
-	wants("giving up a window that was before this one", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until.Add(-1)), ErrNoClaim)
-	wants("giving up no window and no claim", w.Abandon(OverSerial, "meter-4", "usb:D4", time.Time{}), ErrNoClaim)
+	wants("giving up a window that was before this one", w.Abandon(token, w.State().Until.Add(-1)), ErrNoClaim)
+	wants("giving up no window and no claim", w.Abandon("", time.Time{}), ErrNoClaim)
 	if !w.State().Open {
 		t.Error("a command that has failed closes the window of somebody else")
 	}
-	wants("giving up before there is a claim", w.Abandon(OverSerial, "meter-4", "usb:D4", w.State().Until), nil)
+	wants("giving up before there is a claim", w.Abandon("", w.State().Until), nil)
 	if w.State().Open {
 		t.Error("a command that has failed before its claim leaves its window open")
 	}
 
 	open(OverSerial)
-	wants("what is there at that port", w.Claim(OverSerial, "meter-1", "USB:a1", "test"), ErrKnown)
+	wants("a claim", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
+	wants("another one's share of it", claim(OverSerial, "meter-4", "usb:D4", "other"), nil)
+	wants("giving it up by who has opened the window", w.Abandon(other, w.State().Until), nil)
+	if s := w.State(); !s.Open || s.Claim != "meter-4" {
+		t.Errorf("who shares the claim has lost the window: %+v", s)
+	}
+	wants("giving it up by the other", w.Abandon(token, time.Time{}), nil)
+	if s := w.State(); s.Open {
+		t.Errorf("nobody is at it any more, and the state is %+v", s)
+	}
+
+	open(OverSerial)
+	wants("what is there at that port", claim(OverSerial, "meter-1", "USB:a1", "test"), ErrKnown)
 	if w.State().Open || strings.Contains(log.String(), "pairing-known-leaf") {
 		t.Errorf("an alarm for what is as it should be, or still open:\n%s", &log)
 	}
 	open(OverSerial)
-	wants("what is at another port", w.Claim(OverSerial, "meter-1", "usb:B2", "test"), ErrKnown)
+	wants("what is at another port", claim(OverSerial, "meter-1", "usb:B2", "test"), ErrKnown)
 	if w.State().Open || !strings.Contains(log.String(), "event=pairing-known-leaf transport=serial leaf=meter-1 source=test address=usb:B2") {
 		t.Errorf("no alarm, or still open:\n%s", &log)
 	}
 
 	open(OverBLE)
 	broken := errors.New("broken")
-	wants("a claim", w.Claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
+	wants("a claim", claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
 	wants("what cannot be admitted", w.Bind(OverBLE, "valve-1", "c8:00:00:00:00:01", func() error { return broken }), broken)
 	if w.State().Open {
 		t.Error("still open")
 	}
 	open(OverBLE)
 	w.Wrong(OverBLE, "C8:00:00:00:00:01") // nobody has claimed it
-	wants("a claim", w.Claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
+	wants("a claim", claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
+	w.Wrong(OverBLE, "c8:00:00:00:00:01")
+	wants("giving up what was proven wrong", w.Abandon(token, w.State().Until), ErrNoClaim)
+	wants("the next try", claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
 	w.Wrong(OverBLE, "C8:00:00:00:00:02")
 	w.Wrong(OverSerial, "C8:00:00:00:00:01")
-	for i := range maxWrong {
-		if s := w.State(); s.Wrong != i {
-			t.Errorf("%d wrong, want %d", s.Wrong, i)
+	for i := range maxWrong - 1 {
+		if s := w.State(); s.Wrong != 1+i {
+			t.Errorf("%d wrong, want %d", s.Wrong, 1+i)
 		}
 		w.Wrong(OverBLE, "c8:00:00:00:00:01")
 	}
