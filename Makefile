@@ -212,6 +212,11 @@ bench: build ## measure beside a mosquitto bridge, write test/bench/RESULTS.md (
 	bin/bench --bin bin --out test/bench/RESULTS.md
 	@cat test/bench/RESULTS.md
 
+.PHONY: others
+others: build ## measure what one leaf that floods does to the others (15 minutes)
+	$(GO) build -o bin/bench ./test/cmd/bench
+	bin/bench --bin bin --only '^others$$'
+
 .PHONY: microbench
 microbench: ## every benchmark of a package, with memory
 	$(GO) test -run '^$$' -bench . -benchmem ./...
@@ -231,6 +236,7 @@ nightly: ## everything, longer: all tests with the race detector and without, fi
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 30m -run '^TestThroughProxy$$' ./test/suite/uplink
 	FIELDGATE_NIGHTLY=1 $(GO) test -timeout 2h -run '^(TestApplyIsKilled|TestBrokenPackets)$$' ./test/e2e
 	$(MAKE) backlog
+	$(MAKE) others
 	$(MAKE) image-test
 	$(MAKE) image-rpi
 	$(MAKE) image-card

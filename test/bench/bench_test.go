@@ -2,22 +2,27 @@ package bench_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/fieldgate/fieldgate/test/bench"
 )
 
-// TestMain makes this program the hub's process too.
+// TestMain makes this program the processes of the hub and of bombs too.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "hub" {
-		if err := bench.ServeHub(); err != nil {
-			os.Exit(1)
+	if len(os.Args) > 1 {
+		serve := map[string]func() error{"hub": bench.ServeHub, "bomb": bench.Throw}[os.Args[1]]
+		if serve != nil {
+			if serve() != nil {
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	os.Exit(m.Run())
 }
@@ -46,6 +51,30 @@ func TestEverythingArrives(t *testing.T) {
 		if r.Rig == "fieldgate disk" && r.Written == 0 {
 			t.Errorf("disk custody wrote nothing")
 		}
+	}
+}
+
+// Bombs are thrown, and what they do to others is measured: how much says nothing here.
+func TestBombsAreThrown(t *testing.T) {
+	if _, err := exec.LookPath("chrt"); err != nil {
+		t.Skip("no chrt")
+	}
+	env := environment(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	plan := bench.Plan{Env: *env, Scale: 0.01, Only: regexp.MustCompile("^others$"), Bombs: regexp.MustCompile("nothing|kept|properties|wills|handshakes")}
+	report, err := plan.Run(ctx, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^\| (.*) \| (\d+) \| [\d.]+ % / [\d.]+ % \| [\d.]+ MiB \| .* ms \| .* ms \| [+-].* % \|$`).FindAllStringSubmatch(report, -1)
+	for _, line := range lines {
+		if (line[2] == "0") != (line[1] == "nothing") {
+			t.Errorf("%s: thrown %s times a second", line[1], line[2])
+		}
+	}
+	if len(lines) != 10 { // with the hub near and far
+		t.Errorf("%d lines:\n%s", len(lines), report)
 	}
 }
 

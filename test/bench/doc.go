@@ -10,6 +10,8 @@
 //	process.go   what a process has cost, as the kernel counts it
 //	run.go       one load through one rig
 //	special.go   backlog, growth, idle memory, loss
+//	others.go    what one leaf does to the others
+//	bomb.go      by what it throws
 //	report.go    the tables
 //
 // The gateway is one process and is measured as a whole. The load and what

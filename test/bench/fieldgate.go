@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fieldgate/fieldgate/test/faultproxy"
 	"github.com/fieldgate/fieldgate/test/leafsim"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
 )
@@ -21,7 +22,8 @@ type fieldgate struct {
 	dir     string
 	program string
 	custody string
-	env     []string // added to the process's environment
+	env     []string          // added to the process's environment
+	link    *faultproxy.Proxy // the way to the hub; nil: it is on this machine
 	address string
 	door    Door
 	hub     *hubProcess
@@ -31,6 +33,12 @@ type fieldgate struct {
 // newFieldgate lays out a gateway with these leaves, its hub running, and starts
 // it.
 func newFieldgate(ctx context.Context, env *Env, custody string, leaves []string) (Rig, error) {
+	return newFarFieldgate(ctx, env, custody, leaves, 0)
+}
+
+// newFarFieldgate is newFieldgate with a hub to which each byte takes a while, and back
+// again.
+func newFarFieldgate(ctx context.Context, env *Env, custody string, leaves []string, delay time.Duration) (_ *fieldgate, err error) {
 	dir, err := os.MkdirTemp(env.Dir, "fieldgate-")
 	if err != nil {
 		return nil, err
@@ -41,6 +49,13 @@ func newFieldgate(ctx context.Context, env *Env, custody string, leaves []string
 	}
 	if g.hub, err = startHub(env.Self, filepath.Join(dir, "hub"), leaves); err != nil {
 		return nil, err
+	}
+	if delay > 0 {
+		link := faultproxy.Link{Latency: delay}
+		g.link, err = faultproxy.Start(faultproxy.Config{To: g.hubAddress(), Up: link, Down: link})
+		if err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
 	}
 	if err := errors.Join(g.configure(leaves), g.Start(ctx)); err != nil {
 		return nil, errors.Join(err, g.Close())
@@ -67,7 +82,7 @@ data_dir = %q
 
 [hub]
 host = %q
-address = "127.0.0.1:%d"
+address = %q
 ca_file = %q
 
 [uplink]
@@ -94,7 +109,7 @@ custody = %q
 [lane.telemetry]
 custody = %q
 
-`, g.path("data"), hubHost, g.hub.info.AMQPPort, g.hub.info.CAFile, g.address, cert, key, g.custody, g.custody)
+`, g.path("data"), hubHost, g.farAddress(), g.hub.info.CAFile, g.address, cert, key, g.custody, g.custody)
 	logins := make(map[string]leafsim.Login)
 	for _, leaf := range leaves {
 		_, secret, _ := strings.Cut(g.hub.info.Devices[leaf].ConnectionString, "SharedAccessKey=")
@@ -109,6 +124,16 @@ custody = %q
 	}
 	g.door.Login = func(leaf string) (string, string) { return logins[leaf](leaf) }
 	return os.WriteFile(g.path("fieldgate.toml"), []byte(text.String()), 0o600)
+}
+
+func (g *fieldgate) hubAddress() string { return fmt.Sprintf("127.0.0.1:%d", g.hub.info.AMQPPort) }
+
+// farAddress is where the gateway finds the hub.
+func (g *fieldgate) farAddress() string {
+	if g.link != nil {
+		return g.link.Addr().String()
+	}
+	return g.hubAddress()
 }
 
 func (g *fieldgate) path(name string) string { return filepath.Join(g.dir, name) }
@@ -145,6 +170,9 @@ func (g *fieldgate) Close() error {
 		default:
 			errs = append(errs, g.process.Stop())
 		}
+	}
+	if g.link != nil {
+		errs = append(errs, g.link.Close())
 	}
 	errs = append(errs, g.hub.close())
 	if err := errors.Join(errs...); err != nil {

@@ -186,23 +186,39 @@ func dialLeaf(ctx context.Context, door Door, id string, number uint32) (*leaf, 
 	if door.Login != nil {
 		user, password = door.Login(id)
 	}
-	if err := hello(conn, l.in, id, user, password); err != nil {
+	if err := (hello{version: 4, flags: cleanSession, id: id, user: user, password: password}).say(conn, l.in); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("leaf %s: %w", id, err)
 	}
 	return l, nil
 }
 
-// hello logs in: CONNECT with a clean session and no keep-alive, and its answer
-// (MQTT 3.1.1, sections 3.1 and 3.2).
-func hello(conn net.Conn, in *bufio.Reader, id, user, password string) error {
-	flags := byte(0x02)
-	payload := appendText(nil, id)
-	if user != "" {
-		flags |= 0xc0
-		payload = appendText(appendText(payload, user), password)
+// Flags of CONNECT (MQTT 3.1.1, section 3.1.2.3).
+const (
+	cleanSession = 0x02
+	withWill     = 0x04
+	withLogin    = 0xc0
+)
+
+// hello is a CONNECT without keep-alive.
+type hello struct {
+	version            byte // 4 or 5
+	flags              byte // but withLogin
+	id, user, password string
+	will               []byte // its fields
+}
+
+// say logs in (MQTT 3.1.1 and 5, sections 3.1 and 3.2).
+func (h hello) say(conn net.Conn, in *bufio.Reader) error {
+	payload := append(appendText(nil, h.id), h.will...)
+	if h.user != "" {
+		h.flags |= withLogin
+		payload = appendText(appendText(payload, h.user), h.password)
 	}
-	body := append(appendText(nil, "MQTT"), 4, flags, 0, 0)
+	body := append(appendText(nil, "MQTT"), h.version, h.flags, 0, 0)
+	if h.version == 5 {
+		body = append(body, 0) // no properties
+	}
 	if _, err := conn.Write(appendPacket(nil, 0x10, append(body, payload...))); err != nil {
 		return err
 	}
@@ -213,7 +229,8 @@ func hello(conn net.Conn, in *bufio.Reader, id, user, password string) error {
 	if answer[0] != 0x20 || answer[3] != 0 {
 		return fmt.Errorf("login refused: % x", answer)
 	}
-	return nil
+	_, err := in.Discard(int(answer[1]) - 2)
+	return err
 }
 
 func appendText(b []byte, s string) []byte {

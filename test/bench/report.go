@@ -23,6 +23,7 @@ type Plan struct {
 	Env   Env
 	Scale float64        // how much of each load is sent
 	Only  *regexp.Regexp // what is measured, nil for all
+	Bombs *regexp.Regexp // which bombs are thrown, nil for all
 }
 
 // Loads are the loads that all rigs are put through.

@@ -24,6 +24,7 @@ var special = []struct {
 	{"sync", oneLeaf},
 	{"leaves", growth},
 	{"backlog", drain},
+	{"others", others},
 }
 
 func (p *Plan) special(ctx context.Context, env *Env, b *strings.Builder, log io.Writer) error {

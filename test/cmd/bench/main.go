@@ -27,7 +27,7 @@ func main() {
 func command() *cobra.Command {
 	var plan bench.Plan
 	var bin, out string
-	var only string
+	var only, bombs string
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the gateway beside a mosquitto bridge",
@@ -36,6 +36,9 @@ func command() *cobra.Command {
 		Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if plan.Only, err = regexp.Compile(only); err != nil {
+				return err
+			}
+			if plan.Bombs, err = regexp.Compile(bombs); err != nil {
 				return err
 			}
 			if plan.Env.Self, err = os.Executable(); err != nil {
@@ -60,11 +63,15 @@ func command() *cobra.Command {
 	f.StringVar(&plan.Env.Dir, "dir", "", "`folder` on the disk to be measured; default: a new one in the present one")
 	f.Float64Var(&plan.Scale, "scale", 1, "how much of each load is sent, `part` of 1")
 	f.StringVar(&only, "only", "", "measure only what matches this regular `expression`, a rig and a load or a special one")
+	f.StringVar(&bombs, "bombs", "", "of \"others\" measure only the bombs that match this regular `expression`")
 	f.StringVar(&out, "out", "", "`file` for the tables, whose hand-written end is kept; default: standard output")
 	f.StringVar(&plan.Env.Profiles, "profiles", "", "`folder` for profiles of a gateway that was built with -tags profile")
 	c.AddCommand(&cobra.Command{
 		Use: "hub", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return bench.ServeHub() },
+	}, &cobra.Command{
+		Use: "bomb", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return bench.Throw() },
 	})
 	return c
 }
