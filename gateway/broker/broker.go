@@ -50,6 +50,7 @@ type Broker struct {
 	visitors   *http.Server // nil: HTTP is for MQTT over WebSocket only
 	log        *slog.Logger
 	server     *mqtt.Server
+	handshakes turnstile
 	seed       maphash.Seed
 	counters   counters
 	notices    *notices
@@ -124,6 +125,8 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 		window:     parts.Window,
 		files:      parts.Files,
 		log:        log,
+
+		handshakes: newTurnstile(),
 
 		seed:     maphash.MakeSeed(),
 		notices:  newNotices(log),
@@ -464,9 +467,10 @@ func (b *Broker) greeting(s *session, l listener, c net.Conn, deadline time.Time
 		if b.table.WantsCertificates() { // else strangers need not send any
 			cfg = l.asking
 		}
-		t := tls.Server(c, cfg)
+		below := &turnstileConn{Conn: c}
+		t := tls.Server(below, cfg)
 		c, handshake = t, func() error {
-			err := t.Handshake()
+			err := below.handshake(t, b.handshakes)
 			s.certs = t.ConnectionState().PeerCertificates
 			if err != nil {
 				return spellHandshake(err)

@@ -34,8 +34,15 @@ type Config struct {
 	// for no limit, to 1000000), with a second's worth ahead. Over it the leaf is not
 	// read from for a while: nothing is lost, and the others do not wait. Of packets that
 	// are no messages (subscriptions, acknowledgements, pings) it may send 100 and twice
-	// as many.
+	// as many. Unless it is 0 a leaf may log in 60 times and then 10 times a second, and
+	// change what it has subscribed to max_subscriptions times and then once a second,
+	// where that is kept on flash.
 	MaxMessagesPerSecond int `toml:"max_messages_per_second"`
+	// MaxBytesPerSecond is how much all packets of a leaf may come to, over all its
+	// connections (0B, for no limit, to 1GiB), with an eighth of that ahead. Over it the
+	// leaf is not read from for a while. A user property counts for 128 bytes more than
+	// it has, a topic filter for 1KiB: they cost more.
+	MaxBytesPerSecond gateway.Size `toml:"max_bytes_per_second"`
 	// MaxSubscriptions bounds the subscriptions of one session.
 	MaxSubscriptions int `toml:"max_subscriptions"`
 	// MaxKeepalive caps the leaf's keep-alive; a leaf without one gets this.
@@ -70,6 +77,7 @@ func DefaultConfig() Config {
 		MaxConnectionsPerLeaf: 10,
 		MaxInflightMessages:   256,
 		MaxMessagesPerSecond:  5000,
+		MaxBytesPerSecond:     8 << 20,
 		MaxSubscriptions:      64,
 		// The hub closes after 1767 s of silence, one and a half times this
 		// (wire contract, section 2.7).
@@ -89,6 +97,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxPacketSize < 1<<10 || c.MaxPacketSize > 1<<20 {
 		return gateway.BadKey("max_packet_size", "%v is out of range: 1KiB to 1MiB", c.MaxPacketSize)
+	}
+	if c.MaxBytesPerSecond < 0 || c.MaxBytesPerSecond > 1<<30 {
+		return gateway.BadKey("max_bytes_per_second", "%v is out of range: 0B to 1GiB", c.MaxBytesPerSecond)
 	}
 	for _, n := range []struct {
 		key      string

@@ -42,8 +42,7 @@ type desk struct {
 	said    map[string]gateway.Interest // what the attendance was told, or will be, last, of this leaf and of those it speaks for
 	speaks  map[string]bool             // for which other leaves this one has spoken, by a rule
 	seen    time.Time                   // when a connection last began or ended; zero: never
-	pace    pace                        // of what the leaf publishes
-	beside  pace                        // of its other packets
+	paces   paces
 }
 
 // attending is what the attendance is told.
@@ -308,7 +307,7 @@ func (d *desk) subscribe(s *session, subs []subscription) (codes []byte, noted <
 		case i >= 0:
 			changed = changed || box.subs[i] != sub
 			box.subs[i] = sub
-		case len(box.subs) >= d.b.cfg.Load().MaxSubscriptions || filterBytes(box.subs)+len(sub.filter) > maxFilterBytes:
+		case len(box.subs) >= d.b.cfg.Load().MaxSubscriptions || bytesOfFilters(box.subs)+len(sub.filter) > maxFilterBytes:
 			code = 0x97 // quota exceeded
 		default:
 			box.subs = append(box.subs, sub)
@@ -322,7 +321,7 @@ func (d *desk) subscribe(s *session, subs []subscription) (codes []byte, noted <
 	return codes, d.changedLocked(box, changed)
 }
 
-func filterBytes(subs []subscription) (n int) {
+func bytesOfFilters(subs []subscription) (n int) {
 	for _, s := range subs {
 		n += len(s.filter)
 	}

@@ -38,6 +38,7 @@ type guardedConn struct {
 	network   *bufio.Reader
 	packet    []byte        // the packet being read or passed on
 	unread    []byte        // what mochi has not fetched of packet
+	weight    int           // of packet, in bytes and what counts as such
 	version   byte          // 0 before CONNECT
 	maxPacket int           // in bytes, of the whole packet
 	idle      time.Duration // silence that is allowed; 0: the deadline set at the start holds
@@ -72,10 +73,11 @@ func (c *guardedConn) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if first := c.packet[0]; first>>4 != typePublish {
-			if c.idle != 0 && !c.session.paceBeside() {
-				return 0, errStopped
-			}
+		first := c.packet[0]
+		if c.idle != 0 && !c.session.keepPace(first>>4, c.weight) {
+			return 0, errStopped
+		}
+		if first>>4 != typePublish {
 			c.unread = c.packet
 		} else if err := c.publish(first, c.packet[header:]); err != nil {
 			return 0, err
@@ -98,10 +100,11 @@ func (c *guardedConn) next() (header int, err error) {
 	if header, err = c.header(); err != nil {
 		return 0, err
 	}
-	version, err := checkPacket(c.version, c.packet[0], c.packet[header:])
+	version, extra, err := checkPacket(c.version, c.packet[0], c.packet[header:])
 	if err != nil {
 		return 0, c.reject(err)
 	}
+	c.weight = len(c.packet) + extra
 	if c.version == 0 { // from now on others read it
 		c.version = version
 	}

@@ -196,7 +196,7 @@ func TestCheckPacket(t *testing.T) {
 		{"connect cut short", 0, 0x10, append(text("MQTT"), 4, 0x80, 0, 0, 0, 0), errMalformed},
 		{"connect with trailing bytes", 0, 0x10, append(text("MQTT"), 4, 2, 0, 0, 0, 0, 0), errMalformed},
 	} {
-		_, err := checkPacket(tc.version, tc.first, tc.body)
+		_, _, err := checkPacket(tc.version, tc.first, tc.body)
 		if err != tc.want {
 			t.Errorf("%s: got %v, want %v", tc.name, err, tc.want)
 		}

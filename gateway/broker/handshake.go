@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 )
 
@@ -97,6 +98,43 @@ func spellFirstBytes(first [5]byte) string {
 		return "the client speaks HTTP without TLS"
 	}
 	return "the client does not speak TLS"
+}
+
+// turnstile lets only so many handshakes be worked at once: with one for each processor
+// others would have to wait for all of them. Whoever waits for the network is outside.
+type turnstile chan struct{}
+
+// newTurnstile leaves half of the processors to others.
+func newTurnstile() turnstile { return make(turnstile, max(1, runtime.GOMAXPROCS(0)/2)) }
+
+func (t turnstile) enter() { t <- struct{}{} }
+func (t turnstile) leave() { <-t }
+
+// turnstileConn is what is below TLS. Nothing but the handshake reads while there is one;
+// what that writes is a few KiB, for which the kernel has room whoever reads them.
+type turnstileConn struct {
+	net.Conn
+	through turnstile // nil: there is no handshake
+}
+
+func (c *turnstileConn) Read(p []byte) (int, error) {
+	if c.through == nil {
+		return c.Conn.Read(p)
+	}
+	c.through.leave()
+	defer c.through.enter()
+	return c.Conn.Read(p)
+}
+
+// handshake is that of t, which is above c.
+func (c *turnstileConn) handshake(t *tls.Conn, through turnstile) error {
+	c.through = through
+	through.enter()
+	defer func() {
+		c.through = nil
+		through.leave()
+	}()
+	return t.Handshake()
 }
 
 // maxShownCertificate bounds what is shown of a client's certificate, in bytes.

@@ -153,3 +153,41 @@ func TestWhyALeafWasDisconnected(t *testing.T) {
 		return len(log.lines("leaf disconnected", "leaf=pump-2", "another connection has taken its place")) == 1
 	})
 }
+
+// However handshakes end, the turnstile is free behind them, and who stalls in the middle
+// is not in it.
+func TestTurnstile(t *testing.T) {
+	b := newBench(t, nil)
+	var stalled []net.Conn
+	for range 2 * cap(b.b.handshakes) {
+		c, err := net.Dial("tcp", b.tls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Write([]byte{0x16, 3, 1, 0, 200, 1}) // the beginning of a ClientHello
+		stalled = append(stalled, c)
+	}
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			roots := b.roots
+			if i%2 == 0 {
+				roots = x509.NewCertPool() // it will not trust the gateway
+			}
+			c, err := tls.Dial("tcp", b.tls, &tls.Config{RootCAs: roots})
+			if err == nil {
+				c.Close()
+			}
+			if (err == nil) != (i%2 == 1) {
+				t.Errorf("handshake %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	b.leaf("pump-1", version311).alive()
+	for _, c := range stalled {
+		c.Close()
+	}
+	b.until("nobody in the turnstile", func() bool { return len(b.b.handshakes) == 0 })
+}

@@ -135,7 +135,7 @@ func TestAttackerSeesAndDoesNothing(t *testing.T) {
 }
 
 func attack(t *testing.T, version byte, rounds int) {
-	b := newBench(t, nil)
+	b := newBench(t, func(c *Config) { c.MaxMessagesPerSecond = 0 })
 	b.twins.document["pump-1"], b.twins.document["pump-2"] = `{"of":"pump-1"}`, `{"of":"pump-2"}`
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

@@ -160,6 +160,9 @@ func (s *session) logIn() *refusal {
 	if refused == nil {
 		refused = s.checkWill(who.leaf)
 	}
+	if refused == nil {
+		refused = s.paceLogin(who.leaf)
+	}
 	if refused != nil {
 		return refused
 	}

@@ -101,6 +101,7 @@ func (d *desk) noteLocked(box *mailbox) <-chan struct{} {
 		return nil
 	}
 	box.noted = text != nil
+	d.noteWaitLocked(1, time.Now()) // whoever sends packets for it waits (pace.go)
 	return d.b.notebook.set(d.leaf, text)
 }
 

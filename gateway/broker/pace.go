@@ -5,65 +5,141 @@ import (
 	"time"
 )
 
-// pace counts packets of a leaf.
+// What one leaf can make the gateway do for it is bounded by paces: over one of them its
+// connection is not read from for a while. Nothing of what it sends is lost, and the
+// others do not wait.
+
+const (
+	// beside is how many packets a second a leaf may send that are no publications
+	// whatever it may publish: for the subscriptions it begins with.
+	beside = 100
+	// A user property, and a filter, count for so many bytes: what they cost is not
+	// their length.
+	propertyBytes = 128
+	filterBytes   = 1 << 10
+	// bytesAhead is which part of a second's bytes may come ahead. It is little, for it
+	// goes up to the hub in one piece, and what others send waits behind it.
+	bytesAhead = 8
+	// loginsPerSecond is how often a leaf may log in, with loginsAhead.
+	loginsPerSecond, loginsAhead = 10, 60
+	// notesPerSecond is how often what a leaf has subscribed to may change on flash, with
+	// as many ahead as it may have subscriptions.
+	notesPerSecond = 1
+)
+
+// pace counts what a leaf does.
 type pace struct {
-	allowed float64   // packets; below 0 they are owed
+	allowed float64   // below 0 it is owed
 	counted time.Time // when allowed was last counted; zero: never
 }
 
-// take takes one packet out of so many a second, of which a second's worth may
-// come ahead, and returns how long to wait for it.
-func (p *pace) take(perSecond int, now time.Time) time.Duration {
-	rate := float64(perSecond)
-	if p.counted.IsZero() {
-		p.allowed = rate
-	} else {
-		p.allowed = min(rate, p.allowed+now.Sub(p.counted).Seconds()*rate)
-	}
-	p.counted = now
-	p.allowed--
-	if p.allowed >= 0 {
+// take takes n out of so many a second, of which some may come ahead, and returns how
+// long to wait for it. 0 a second is no bound.
+func (p *pace) take(n int, perSecond, ahead float64, now time.Time) time.Duration {
+	if perSecond == 0 {
 		return 0
 	}
-	return time.Duration(-p.allowed / rate * float64(time.Second))
+	if p.counted.IsZero() {
+		p.allowed = ahead
+	} else {
+		p.allowed = min(ahead, p.allowed+now.Sub(p.counted).Seconds()*perSecond)
+	}
+	p.counted = now
+	p.allowed -= float64(n)
+	return time.Duration(max(0, -p.allowed) / perSecond * float64(time.Second))
 }
 
-// pace waits until the leaf may publish once more: meanwhile its connection is not
-// read from. It returns false when the connection is over.
-func (s *session) pace() bool {
-	most := s.b.cfg.Load().MaxMessagesPerSecond
-	return s.keepPace(&s.desk.pace, most, "leaf publishes faster than it may, and waits", "messages_per_second")
+// paces are those of one leaf, over all its connections.
+type paces struct {
+	messages pace // that it publishes
+	beside   pace // its other packets, of which there are two at most for a message in either direction
+	bytes    pace // of both
+	logins   pace
+	notes    pace // about its session, on flash
 }
 
-// beside is how many packets a second a leaf may send that are no publications
-// whatever it may publish: for the subscriptions it begins with.
-const beside = 100
-
-// paceBeside is pace for a packet that is no publication. There are two of them at
-// most for a message in either direction.
-func (s *session) paceBeside() bool {
-	if s.desk == nil { // it has not logged in, or is here to pair: it may send little anyway
+// keepPace waits until the leaf may send one more packet, of so many bytes. It returns
+// false when the connection is over.
+func (s *session) keepPace(kind byte, bytes int) bool {
+	d := s.desk
+	if d == nil { // it has not logged in, or is here to pair: it may send little anyway
 		return true
 	}
-	most := s.b.cfg.Load().MaxMessagesPerSecond
-	if most > 0 {
-		most = 2*most + beside
+	cfg, now := s.b.cfg.Load(), time.Now()
+	perSecond := float64(cfg.MaxBytesPerSecond)
+	var wait, noting time.Duration
+	d.mu.Lock()
+	sending := d.paces.bytes.take(bytes, perSecond, perSecond/bytesAhead, now)
+	if most := float64(cfg.MaxMessagesPerSecond); kind == typePublish {
+		wait = d.paces.messages.take(1, most, most, now)
+	} else {
+		if most > 0 {
+			most = 2*most + beside
+		}
+		wait, noting = d.paces.beside.take(1, most, most, now), d.noteWaitLocked(0, now)
 	}
-	return s.keepPace(&s.desk.beside, most, "leaf sends packets that are no messages faster than it may, and waits", "packets_per_second")
+	d.mu.Unlock()
+	switch longest := max(wait, sending, noting); {
+	case longest == 0:
+		return true
+	case longest == noting:
+		s.slow("leaf changes its subscriptions faster than it may, and waits", "changes_per_second", notesPerSecond)
+		return s.pause(noting)
+	case longest == sending:
+		s.slow("leaf sends more than it may, and waits", "bytes_per_second", int(perSecond))
+		return s.pause(sending)
+	case kind == typePublish:
+		s.slow("leaf publishes faster than it may, and waits", "messages_per_second", cfg.MaxMessagesPerSecond)
+	default:
+		s.slow("leaf sends packets that are no messages faster than it may, and waits", "packets_per_second", 2*cfg.MaxMessagesPerSecond+beside)
+	}
+	return s.pause(wait)
 }
 
-func (s *session) keepPace(p *pace, most int, words, unit string) bool {
-	if most == 0 {
-		return true
+// bounded is a pace that there is unless a leaf may publish as it likes.
+func (c *Config) bounded(perSecond float64) float64 {
+	if c.MaxMessagesPerSecond == 0 {
+		return 0
 	}
-	s.desk.mu.Lock()
-	wait := p.take(most, time.Now())
-	s.desk.mu.Unlock()
-	if wait == 0 {
-		return true
+	return perSecond
+}
+
+// noteWaitLocked counts notes on flash, and returns how long to wait for them.
+func (d *desk) noteWaitLocked(n int, now time.Time) time.Duration {
+	cfg := d.b.cfg.Load()
+	return d.paces.notes.take(n, cfg.bounded(notesPerSecond), float64(cfg.MaxSubscriptions), now)
+}
+
+// paceLogin waits until the leaf, which has proven who it is, may log in once more. One
+// that would have to wait for longer than a login may take is turned away.
+func (s *session) paceLogin(leaf string) *refusal {
+	d := s.b.desk(leaf)
+	d.mu.Lock()
+	wait := d.paces.logins.take(1, s.b.cfg.Load().bounded(loginsPerSecond), loginsAhead, time.Now())
+	late := wait > s.b.cfg.Load().ConnectTimeout.D()/2
+	if late {
+		d.paces.logins.allowed++
 	}
+	d.mu.Unlock()
+	if wait > 0 {
+		s.b.notices.warn(leaf+" logins", "leaf logs in more often than it may, and waits", slog.String("leaf", leaf), slog.Int("logins_per_second", loginsPerSecond))
+	}
+	if late || !s.pause(wait) {
+		return refuseBusy
+	}
+	return nil
+}
+
+func (s *session) slow(words, unit string, most int) {
 	s.b.notices.warn(s.leaf+" "+unit, words, slog.String("leaf", s.leaf), slog.Int(unit, most))
-	timer := time.NewTimer(wait)
+}
+
+// pause returns false if the connection is over before the time is.
+func (s *session) pause(d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -56,11 +56,12 @@ var (
 
 // checkPacket checks one whole packet: the first byte of its fixed header and
 // everything after the remaining length. version is 0 for the first packet of a
-// connection; the version that holds from then on is returned.
-func checkPacket(version, first byte, body []byte) (byte, error) {
+// connection; the version that holds from then on is returned, and for how many bytes the
+// packet counts that it has not (pace.go).
+func checkPacket(version, first byte, body []byte) (_ byte, extra int, _ error) {
 	kind, flags := first>>4, first&0x0f
 	if (version == 0) != (kind == typeConnect) {
-		return version, errFirstConnect // sections 3.1.0-1 and 3.1.0-2
+		return version, 0, errFirstConnect // sections 3.1.0-1 and 3.1.0-2
 	}
 	s := scanner{rest: body}
 	var want byte // of the flags, section 2.1.3
@@ -82,21 +83,22 @@ func checkPacket(version, first byte, body []byte) (byte, error) {
 	case typeDisconnect:
 		s.disconnect(version)
 	default: // what only servers send, and AUTH: no method is ever agreed
-		return version, errProtocol
+		return version, 0, errProtocol
 	}
 	if flags != want || len(s.rest) > 0 {
 		s.fail(errMalformed)
 	}
 	if s.err != nil {
-		return version, s.err
+		return version, 0, s.err
 	}
-	return version, nil
+	return version, s.extra, nil
 }
 
 // scanner walks over a packet. After the first fault everything reads as empty.
 type scanner struct {
-	rest []byte
-	err  *fault
+	rest  []byte
+	err   *fault
+	extra int // for how many bytes it counts that are not there
 }
 
 func (s *scanner) fail(err *fault) {
@@ -254,6 +256,7 @@ func (s *scanner) filters(version, kind byte) {
 		}
 		n++
 	}
+	s.extra += n * filterBytes
 	s.require(n > 0 && n <= maxFilters, errProtocol)
 }
 
@@ -355,6 +358,7 @@ func (s *scanner) properties(version byte, in uint16) {
 		seen |= 1 << id
 		section.property(id)
 	}
+	s.extra += section.extra
 	if section.err != nil {
 		s.fail(section.err)
 	}
@@ -376,6 +380,7 @@ func (s *scanner) property(id int) {
 	case formBinary:
 		s.binary()
 	case formPair:
+		s.extra += propertyBytes
 		s.text()
 		s.text()
 	}

@@ -111,13 +111,10 @@ func (s *session) takePublish(first byte, body []byte) error {
 //  4. the acknowledgement is queued, unless the message came before;
 //  5. the path takes the message, and says later what became of it: settle.
 //
-// Before all that, a leaf that publishes faster than it may waits (pace.go).
+// Before all that, a leaf that sends more than it may waits (pace.go).
 //
 // An error means that the connection is over.
 func (s *session) publish(p *publication) error {
-	if !s.pace() {
-		return errStopped
-	}
 	if p.qos > 1 {
 		s.b.counters.refuse(RefuseQoS)
 		s.stop(packets.ErrQosNotSupported, "it has published with QoS 2, which is not offered, on "+shownTopic(p.topic))
