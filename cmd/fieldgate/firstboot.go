@@ -361,12 +361,15 @@ func motdCommand(std streams) *cobra.Command {
 				return nil // a login goes on
 			}
 			fmt.Fprintf(std.out, "fieldgate %s on %s, up %s, clock %s\n", s.Build.Version, s.Name, short(s.Now.Sub(s.Started)), s.Clock)
+			all := s.judge(growth{})
+			all.print(std.out)
 			fmt.Fprintf(std.out, "uplink   %s\n", s.Uplink.line(s.Now))
 			waiting := 0
 			for _, l := range s.Store.Lanes {
 				waiting += l.Messages
 			}
 			fmt.Fprintf(std.out, "store    %s on flash; %d leaves connected\n", count(waiting, "message", "messages"), s.Leaves.Connected)
+			all.printNext(std.out)
 			fmt.Fprintln(std.out, "run: fieldgate status")
 			return nil
 		},

@@ -310,6 +310,11 @@ func (x *examiner) checkIdentities(ctx context.Context) (all []finding) {
 	var taken []string
 	if x.state != nil {
 		maps.Copy(refused, x.state.Uplink.Refused)
+		for _, leaf := range x.state.Leaves.Unknown {
+			all = append(all, wrong(exitNotFound, "messages of "+leaf+" wait here, and no such leaf is configured",
+				errors.New("its table or its file in leaf.d was taken away, and not by: fieldgate device remove"),
+				"carry them up: fieldgate device add "+leaf+"; or let them go: fieldgate store purge --leaf "+leaf)...)
+		}
 		if s := &x.state.Uplink; x.cfg.Hub.overMQTT() && !s.Connected && strings.Contains(s.LastError, "CONNACK") {
 			refused[x.cfg.Hub.clientID()] = s.LastError
 		}

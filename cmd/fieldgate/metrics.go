@@ -15,6 +15,7 @@ import (
 	"github.com/fieldgate/fieldgate/board"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/broker"
+	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/twin"
 	"github.com/fieldgate/fieldgate/gateway/uplink"
 	"github.com/fieldgate/fieldgate/gateway/upload"
@@ -132,6 +133,10 @@ type collector struct {
 	drivers func() (now, gone []gateway.DriverState) // of those that are no more what they have counted
 	board   func() board.State
 	updates func() *updateState
+	// admitted says whether there is such a leaf, disabled or not, or whether it is the
+	// gateway's own device; devices are all leaves.
+	admitted func(leaf string) bool
+	devices  func() []control.Device
 	// census counts the admitted leaves by the hub's last word on them.
 	census func(hub *uplink.State, now time.Time) map[string]int
 	certs  map[string]func() time.Time // when each certificate expires, zero if unknown

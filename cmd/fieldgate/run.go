@@ -304,7 +304,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	if g.updates, err = newFetcher(cfg, clock, log.With("part", "update")); err != nil {
 		return nil, err
 	}
-	c := g.collector()
+	c := g.collector(local)
 	c.certs = g.certificates(transport)
 	g.collect = c.state
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
@@ -421,12 +421,12 @@ func fileClient(cfg *config, clock gateway.Clock) (*http.Client, error) {
 	return httpClient(&cfg.tables, clock, elsewhere)
 }
 
-func (g *assembly) collector() *collector {
+func (g *assembly) collector(local *devices) *collector {
 	c := &collector{
 		name: g.cfg.Gateway.Name, hub: g.cfg.Hub.Host, dataDir: g.cfg.Gateway.DataDir,
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
-		board: g.board.State, census: g.roster.census, drivers: g.fleet.states, updates: g.updates.state,
+		board: g.board.State, census: g.roster.census, admitted: func(id string) bool { return local.knows(id) || id == g.cfg.Hub.Own.DeviceID }, devices: local.Devices, drivers: g.fleet.states, updates: g.updates.state,
 	}
 	return c
 }

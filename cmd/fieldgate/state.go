@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"runtime"
 	"slices"
 	"time"
@@ -144,7 +145,9 @@ type leafState struct {
 	Admitted  int      `json:"admitted"`  // by the configuration
 	Present   int      `json:"present"`   // connected, on all ways
 	Waiting   int      `json:"waiting"`   // how many are parked
-	Refused   int      `json:"refused"`   // how many the hub does not take
+	Refused   int      `json:"refused"`   // how many of these the hub does not take
+	Away      int      `json:"away"`      // how many of these are not there, or can send nothing to the hub yet
+	Unknown   []string `json:"unknown"`   // of which messages wait, and that are not admitted
 	Taken     int      `json:"taken"`     // how many it takes, by its last word
 	Unasked   int      `json:"unasked"`   // how many it was not asked about yet
 	Enrolling int      `json:"enrolling"` // how many are to be enrolled first
@@ -195,13 +198,23 @@ func (c *collector) state() state {
 		Path:   pathStateOf(path),
 		Leaves: leafState{
 			Connected: len(broker.Leaves), Parked: append([]string{}, path.Parked...),
-			Waiting: len(path.Parked), Refused: len(link.Refused),
+			Waiting: len(path.Parked), Unknown: []string{},
 		},
 		Machine: machineOf(c.dataDir),
 		Drivers: driverStatesOf(drivers), Board: boardStateOf(c.board()),
 		Ways: waysOf(broker, counted), Down: downStateOf(broker, counted, c.twins()), Files: filesStateOf(broker, c.files()),
 		Certificates: make(map[string]time.Time), Goroutines: runtime.NumGoroutine(), Update: c.updates(),
 	}
+	s.Leaves.countAway(c.devices(), s.Now)
+	for _, leaf := range path.Parked {
+		if !c.admitted(leaf) && s.stored() > 0 { // the path learns later that nothing is left
+			s.Leaves.Unknown = append(s.Leaves.Unknown, leaf)
+		}
+	}
+	slices.Sort(s.Leaves.Unknown)
+	s.Uplink.Refused = maps.Clone(link.Refused)
+	maps.DeleteFunc(s.Uplink.Refused, func(leaf, _ string) bool { return !c.admitted(leaf) })
+	s.Leaves.Refused = len(s.Uplink.Refused)
 	words := c.census(&link, now.Wall)
 	for _, n := range words {
 		s.Leaves.Admitted += n
@@ -221,6 +234,15 @@ func (c *collector) state() state {
 		s.ClockOffset = &seconds
 	}
 	return s
+}
+
+// countAway counts the leaves that are away.
+func (l *leafState) countAway(all []control.Device, now time.Time) {
+	for i := range all {
+		if _, grave := troubleOf(&all[i], peerState{}, now); grave == isGone {
+			l.Away++
+		}
+	}
 }
 
 // waysOf counts by transport.

@@ -176,6 +176,8 @@ func writeJSON(out io.Writer, v any) error {
 // print writes the state for people, at most 80 columns where values allow.
 func (s *state) print(out io.Writer) {
 	say(out, "fieldgate %s, up %s, clock %s", s.Build.Version, short(s.Now.Sub(s.Started)), s.Clock)
+	all := s.judge(growth{})
+	all.print(out)
 	say(out, "uplink   %s", s.Uplink.line(s.Now))
 	if u := &s.Uplink; !u.Connected && u.LastError != "" {
 		say(out, "         %s", plainly(u.LastError))
@@ -194,7 +196,7 @@ func (s *state) print(out io.Writer) {
 		say(out, "flash    cannot write: %s", plainly(s.Store.Failing))
 	}
 	say(out, "leaves   %s", s.Leaves.line())
-	s.Uplink.refusals(out, s.Now)
+	s.refusals(out)
 	say(out, "memory   %s in use, %s at start, %s for each leaf", mebibytes(s.Memory.InUse), mebibytes(s.Memory.AtStart), s.Memory.each())
 	s.Board.print(out, s.Now)
 	for _, d := range s.Drivers {
@@ -209,15 +211,7 @@ func (s *state) print(out io.Writer) {
 			say(out, "         strangers: %d, see fieldgate status --output json", n)
 		}
 	}
-	if s.wantsCheck() {
-		say(out, "next     what is wrong, and what to do about it: fieldgate check")
-	}
-}
-
-// wantsCheck says whether something is wrong that "fieldgate check" says more about.
-func (s *state) wantsCheck() bool {
-	return !s.Uplink.Connected || s.Store.Failing != "" || len(s.Uplink.Refused) > 0 ||
-		slices.ContainsFunc(s.Drivers, func(d driverState) bool { return !d.Up })
+	all.printNext(out)
 }
 
 // line says how leaves are: those over MQTT, as drivers have lines of their own, and
@@ -240,15 +234,40 @@ func (l *leafState) line() string {
 // maxRefusals is how many refused leaves are shown by name.
 const maxRefusals = 5
 
-// refusals says which leaves the hub refuses, and why.
-func (u *uplinkState) refusals(out io.Writer, now time.Time) {
+// print says how it is all in all, a thing a line.
+func (j *judgement) print(out io.Writer) {
+	if len(j.said) == 0 {
+		say(out, "state    %s", allIsWell)
+	}
+	for i, text := range j.said {
+		say(out, "%-8s %s", map[bool]string{true: "state"}[i == 0], text)
+	}
+}
+
+// printNext says what to do.
+func (j *judgement) printNext(out io.Writer) {
+	if j.check {
+		say(out, "next     what is wrong, and what to do about it: fieldgate check")
+	}
+}
+
+// refusals says which leaves the hub refuses, and why, and which are not configured.
+func (s *state) refusals(out io.Writer) {
+	u := &s.Uplink
 	for i, leaf := range slices.Sorted(maps.Keys(u.Refused)) {
 		if i == maxRefusals {
 			say(out, "         and %d more: fieldgate device list", len(u.Refused)-i)
-			return
+			break
 		}
 		d := control.Device{Refused: u.Refused[leaf], RetryAt: u.RefusedUntil[leaf]}
-		say(out, "         %s: %s", leaf, hubWord(&d, now))
+		say(out, "         %s: %s", leaf, hubWord(&d, s.Now))
+	}
+	for i, leaf := range s.Leaves.Unknown {
+		if i == maxRefusals {
+			say(out, "         and %d more", len(s.Leaves.Unknown)-i)
+			break
+		}
+		say(out, "         %s: its messages wait on flash, and no such leaf is configured", leaf)
 	}
 }
 

@@ -53,6 +53,7 @@ func scene(at int, leaves int) snapshot {
 		}
 		x.devices = append(x.devices, d)
 	}
+	x.state.Leaves.countAway(x.devices, now)
 	x.events = []control.Event{
 		{Time: noon.Add(-3 * time.Hour), Count: 1, Level: "warning", Part: "uplink", Message: "connection lost", Facts: "error=EOF"},
 		{Time: noon.Add(-time.Hour), Count: 4, Level: "warning", Part: "broker", Leaf: "pump-3", Message: "login refused", Facts: "result=credentials"},
@@ -65,6 +66,7 @@ func refusing(x snapshot) snapshot {
 	d := &x.devices[1]
 	d.Hub, d.Refused, d.Parked = control.HubRefuses, "token not accepted: status 401 401003 DeviceDisabled: 403012: the device is disabled", true
 	d.RetryAt = x.state.Now.Add(5 * time.Minute)
+	x.state.Leaves.Refused = 1
 	x.state.Store.Lanes["telemetry"] = laneState{Messages: 3, Bytes: 612, LimitBytes: 512 << 20, OldestSeconds: x.state.Now.Sub(noon).Seconds() + 3}
 	x.state.Store.DrainTime = nil
 	x.events = append(x.events, control.Event{

@@ -145,8 +145,8 @@ const isOld = "old | "
 func (s *screen) show(c *canvas, x *snapshot, taken int) {
 	height := s.height - taken
 	s.head(c, &x.state)
-	t, text := s.verdict(x)
-	c.wrap("STATE", t, text, 3)
+	all := x.state.judge(s.growth())
+	c.wrap("STATE", all.tone, all.sentence(), 3)
 	s.uplink(c, &x.state)
 	detail := s.open && s.index() >= 0
 	if !detail || s.height >= roomy {
@@ -280,10 +280,10 @@ func (s *screen) store(c *canvas, x *state) {
 			text += fmt.Sprintf(", shrinking %.1f/s", -n)
 		}
 	}
-	c.line(label("STORE"), s.fullness(x), span{text: text})
+	c.line(label("STORE"), x.fullness(s.growth()), span{text: text})
 
 	next := forecast(x) + "dropped: " + byReason(x.Path.Dropped)
-	if why := x.bound(); why != "" && s.fullness(x).tone == badTone {
+	if why := x.bound(); why != "" && x.fullness(s.growth()).tone == badTone {
 		next = why + "; " + next
 	}
 	c.wrap("", plainTone, next, 2)
@@ -327,22 +327,16 @@ func (x *state) bound() string {
 	return ""
 }
 
-// fullness says loudly that a bound is reached. With a link that stands it is only where
-// messages are turned away: the others go to the hub, however much lies here.
-func (s *screen) fullness(x *state) span {
-	full := func(x *state) float64 { return float64(x.Path.Rejected["full"]) }
-	quota := func(x *state) float64 { return float64(x.Path.Dropped[string(gateway.DropQuota)]) }
-	lane, filled := x.worstLane()
-	if n, _ := s.rate(full); n > 0 || (x.bound() != "" && !x.Uplink.Connected) {
-		return span{badTone, "FULL, leaves wait: "}
+// growth is what has grown since the look before.
+func (s *screen) growth() growth {
+	grows := func(of func(x *state) int64) bool {
+		n, _ := s.rate(func(x *state) float64 { return float64(of(x)) })
+		return n > 0
 	}
-	if n, _ := s.rate(quota); n > 0 {
-		return span{badTone, "FULL, oldest go: "}
+	return growth{
+		rejected:  grows(func(x *state) int64 { return x.Path.Rejected["full"] }),
+		displaced: grows(func(x *state) int64 { return x.Path.Dropped[string(gateway.DropQuota)] }),
 	}
-	if filled >= 0.9 {
-		return span{warnTone, fmt.Sprintf("%s %.0f%% FULL: ", lane, 100*filled)}
-	}
-	return span{}
 }
 
 // wear is what the flash has to bear.
@@ -400,7 +394,7 @@ func (s *screen) drivers(c *canvas, x *state) {
 // table shows leaves in so many lines.
 func (s *screen) table(c *canvas, room int) {
 	x := s.now()
-	n, connected := x.troubles(), 0
+	n, connected := &x.state.Leaves, 0
 	for i := range x.devices {
 		if x.devices[i].State == isConnected {
 			connected++
@@ -412,11 +406,11 @@ func (s *screen) table(c *canvas, room int) {
 		text = fmt.Sprintf("filter \"%s%s\": %d; ", s.filter, cursor, len(s.leaves))
 	}
 	text += fmt.Sprintf("%d, %d connected", len(x.devices), connected)
-	if n[isGone] > 0 {
-		text += fmt.Sprintf(", %d away", n[isGone])
+	if n.Away > 0 {
+		text += fmt.Sprintf(", %d away", n.Away)
 	}
-	if n[isRefused] > 0 {
-		text += fmt.Sprintf(", %d refused by the hub", n[isRefused])
+	if n.Refused > 0 {
+		text += fmt.Sprintf(", %d refused by the hub", n.Refused)
 	}
 	text += "; by " + orders[s.order].name
 	c.line(label("LEAVES"), span{text: text})

@@ -1,11 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/fieldgate/fieldgate/gateway"
-)
+import "strings"
 
 // plainWords says what the causes that operators meet mean. The first that fits
 // counts. What a protocol or the system said is shown with it.
@@ -62,68 +57,4 @@ func whyNotBetter(reason string, words func(string) string) string {
 		return words(reason)
 	}
 	return way + " does not work: " + words(why)
-}
-
-// troubles counts leaves by how bad it is.
-func (x *snapshot) troubles() map[int]int {
-	n := make(map[int]int)
-	for i := range x.devices {
-		_, grave := troubleOf(&x.devices[i], peerState{}, x.state.Now)
-		n[grave]++
-	}
-	return n
-}
-
-// verdict says in one sentence what is wrong, and what becomes of messages: the worst
-// first, the tone is its.
-func (s *screen) verdict(x *snapshot) (tone, string) {
-	st := &x.state
-	worst, said := goodTone, []string{}
-	say := func(t tone, format string, a ...any) {
-		worst, said = max(worst, t), append(said, fmt.Sprintf(format, a...))
-	}
-	switch full := s.fullness(st); {
-	case failing(st) != "":
-		say(badTone, "NOTHING CAN BE KEPT HERE: %s", inShort(st.Store.Failing))
-	case full.tone == badTone && strings.Contains(full.text, "oldest"):
-		say(badTone, "THE STORE IS FULL: the oldest messages are lost")
-	case full.tone == badTone:
-		say(badTone, "THE STORE IS FULL: no more is taken, leaves have to wait with theirs")
-	case !st.Uplink.Connected && st.Store.BufferLeft != nil && *st.Store.BufferLeft > 0:
-		say(badTone, "the hub is not reached; messages are kept here, there is room for %s", guess(st.Store.BufferLeft))
-	case !st.Uplink.Connected:
-		say(badTone, "the hub is not reached; messages are kept here")
-	case full.tone == warnTone:
-		say(warnTone, "the store is nearly full")
-	}
-	n := x.troubles()
-	if n[isRefused] > 0 {
-		say(badTone, "the hub refuses %s, whose messages are kept here", count(n[isRefused], "leaf", "leaves"))
-	}
-	down := 0
-	for i := range st.Drivers {
-		if !st.Drivers[i].Up {
-			down++
-		}
-	}
-	if down > 0 {
-		say(badTone, "%s down", count(down, "port is", "ports are"))
-	}
-	if len(st.Board.Throttled) > 0 {
-		say(warnTone, "the board is slowed: %s", strings.Join(st.Board.Throttled, ", "))
-	}
-	if st.Clock != gateway.Synced.String() {
-		say(warnTone, "the clock is not set by the network")
-	}
-	check := len(said) > 0
-	if n[isGone] > 0 {
-		say(warnTone, "%s away", count(n[isGone], "leaf is", "leaves are"))
-	}
-	switch {
-	case len(said) == 0:
-		return goodTone, "all is well"
-	case check:
-		return worst, strings.Join(said, "; ") + ". What to do: fieldgate check"
-	}
-	return worst, strings.Join(said, "; ") + ", all else is well"
 }

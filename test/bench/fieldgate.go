@@ -100,6 +100,9 @@ allow_any_filesystem = true
 [metrics]
 address = ""
 
+[control]
+socket = %q
+
 [log]
 level = "warn"
 
@@ -109,7 +112,7 @@ custody = %q
 [lane.telemetry]
 custody = %q
 
-`, g.path("data"), hubHost, g.farAddress(), g.hub.info.CAFile, g.address, cert, key, g.custody, g.custody)
+`, g.path("data"), hubHost, g.farAddress(), g.hub.info.CAFile, g.address, cert, key, g.path("control.sock"), g.custody, g.custody)
 	logins := make(map[string]leafsim.Login)
 	for _, leaf := range leaves {
 		_, secret, _ := strings.Cut(g.hub.info.Devices[leaf].ConnectionString, "SharedAccessKey=")

@@ -51,7 +51,7 @@ func othersAt(ctx context.Context, p *Plan, env *Env, b *strings.Builder, delay 
 	defer func() { err = errors.Join(err, r.Close()) }()
 	defer crew.close()
 	fmt.Fprintf(b, "%v to the hub and %v back:\n\n", delay, delay)
-	b.WriteString("| beside | thrown/s | CPU alone / beside | peak RSS | acknowledged alone p50 / p99 | beside p50 / p99 | p99 changes by |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("| beside | thrown/s | CPU alone / beside | peak RSS | acknowledged alone p50 / p99 | beside p50 / p99 | p50, p99 change by |\n|---|---|---|---|---|---|---|\n")
 	for _, x := range bombs {
 		if !p.wantsBomb(x.name) {
 			continue
@@ -99,10 +99,9 @@ func besides(ctx context.Context, p *Plan, env *Env, b *strings.Builder, g *fiel
 	if err != nil {
 		return err
 	}
-	p99 := func(s *spell) time.Duration { return s.latency.Percentile(99) }
-	fmt.Fprintf(b, "| %s | %.0f | %.1f %% / %.1f %% | %s | %s / %s | %s / %s | %+.1f %% |\n", x.name, float64(thrown)/throwing.Seconds(),
-		alone.load(), beside.load(), mebibytes(m.peak), us(alone.latency.Percentile(50)), us(p99(&alone)), us(beside.latency.Percentile(50)), us(p99(&beside)),
-		100*(float64(p99(&beside))/float64(p99(&alone))-1))
+	fmt.Fprintf(b, "| %s | %.0f | %.1f %% / %.1f %% | %s | %s / %s | %s / %s | %+.1f %%, %+.1f %% |\n", x.name, float64(thrown)/throwing.Seconds(),
+		alone.load(), beside.load(), mebibytes(m.peak), fine(alone.latency.Percentile(50)), fine(alone.latency.Percentile(99)),
+		fine(beside.latency.Percentile(50)), fine(beside.latency.Percentile(99)), change(&alone, &beside, 50), change(&alone, &beside, 99))
 	return nil
 }
 
@@ -135,7 +134,14 @@ func (s *spell) measure(ctx context.Context, g *fieldgate, crew *crew, period ti
 // load is what of one processor the gateway has used, in percent.
 func (s *spell) load() float64 { return 100 * s.cpu.Seconds() / s.took.Seconds() }
 
-func us(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond)) }
+// change is by how much a percentile of b differs from that of a, in percent.
+func change(a, b *spell, p float64) float64 {
+	return 100 * (float64(b.latency.Percentile(p))/float64(a.latency.Percentile(p)) - 1)
+}
+
+func fine(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
 
 func (p *Plan) period() time.Duration {
 	return time.Duration(float64(othersPeriod) * min(1, othersRounds*p.Scale))

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -132,6 +133,72 @@ func TestLeafIsPutOut(t *testing.T) {
 	}
 }
 
+// A leaf's file is deleted by hand, and the gateway started: what the leaf has handed over
+// waits, and whoever looks is told so, and by which command it goes on.
+func TestLeafWhoseFileIsGone(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 3*patience)
+	s := newSite(ctx, t, site.Plan{Leaves: []site.Device{{ID: "stays", Kind: site.MQTT3}}})
+	enrolling(t, s)
+	must(t, s.StartGateway(ctx))
+	must(t, s.Cut(ctx))
+	c := &terminal{t, ctx, s}
+	for _, leaf := range []string{"sensor-3", "sensor-4"} {
+		added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", leaf, "--password", "--output", "json"))
+		publishOnce(t, s, leaf, added.Password)
+	}
+	s.Gateway().Kill()
+	for _, leaf := range []string{"sensor-3", "sensor-4"} {
+		must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "leaf.d", leaf+".leaf.toml")))
+	}
+	must(t, s.StartGateway(ctx))
+	must(t, s.Restore(ctx))
+	status := func(want ...string) {
+		t.Helper()
+		must(t, s.Await(ctx, want[0], func() bool {
+			out := c.gets(0, "status")
+			return !slices.ContainsFunc(want, func(text string) bool { return !strings.Contains(out, text) })
+		}))
+	}
+	status("state    messages of 2 leaves wait here that are not configured\n", "\n         sensor-3: its messages wait on flash, and no such leaf is configured\n", "next     what is wrong, and what to do about it: fieldgate check")
+	out, _, code := c.run(nil, "check", "--config", s.ConfigFile())
+	if code != 8 {
+		t.Errorf("exit code %d of check, want 8", code)
+	}
+	for _, want := range []string{
+		"error    identity         messages of sensor-3 wait here, and no such leaf is configured\n",
+		" next: carry them up: fieldgate device add sensor-3; or let them go: fieldgate store purge --leaf sensor-3\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("check does not say %q:\n%s", want, out)
+		}
+	}
+	c.gets(0, "device", "add", "sensor-3")
+	if e := awaitEvents(ctx, t, s, 1)[0]; e.Device != "sensor-3" || string(e.Body) != "of sensor-3" {
+		t.Errorf("%q arrives as %q's", e.Body, e.Device)
+	}
+	status("messages of sensor-4 wait here, and no such leaf is configured")
+	c.gets(0, "store", "purge", "--leaf", "sensor-4", "--yes")
+	must(t, s.Await(ctx, "nothing to be said of it", func() bool { return !strings.Contains(c.gets(0, "status"), "sensor-4") }))
+}
+
+// publishOnce has a leaf log in with its password and hand over one message.
+func publishOnce(t *testing.T, s *site.Site, id, password string) {
+	t.Helper()
+	trust, err := site.Trust(s.CAFile())
+	must(t, err)
+	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + s.Broker()).SetClientID(id).SetUsername(id).SetPassword(password).
+		SetTLSConfig(trust).SetAutoReconnect(false))
+	defer client.Disconnect(0)
+	for _, token := range []func() mqtt.Token{client.Connect, func() mqtt.Token { return client.Publish("leaf/"+id+"/telemetry", 1, false, "of "+id) }} {
+		waiting := token()
+		if !waiting.WaitTimeout(patience) {
+			t.Fatalf("%s gets no answer", id)
+		}
+		must(t, waiting.Error())
+	}
+}
+
 // What leaves have handed over goes to the hub under the id that they had then, when
 // they have got another one, or their tables are gone, however these went, and the gateway
 // has been killed since.
@@ -145,25 +212,10 @@ func TestBacklogOfLeavesThatAreNoMore(t *testing.T) {
 	must(t, s.StartGateway(ctx))
 	must(t, s.Cut(ctx))
 	c := &terminal{t, ctx, s}
-	trust, err := site.Trust(s.CAFile())
-	must(t, err)
-	send := func(id, password string) {
-		t.Helper()
-		client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + s.Broker()).SetClientID(id).SetUsername(id).SetPassword(password).
-			SetTLSConfig(trust).SetAutoReconnect(false))
-		defer client.Disconnect(0)
-		for _, token := range []func() mqtt.Token{client.Connect, func() mqtt.Token { return client.Publish("leaf/"+id+"/telemetry", 1, false, "of "+id) }} {
-			waiting := token()
-			if !waiting.WaitTimeout(patience) {
-				t.Fatalf("%s gets no answer", id)
-			}
-			must(t, waiting.Error())
-		}
-	}
 	added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", "sensor-3", "--password", "--output", "json"))
-	send("sensor-3", added.Password)
+	publishOnce(t, s, "sensor-3", added.Password)
 	for _, leaf := range []string{"by-hand", "restarted", "stopped"} {
-		send(leaf, site.Password(leaf))
+		publishOnce(t, s, leaf, site.Password(leaf))
 	}
 
 	c.gets(0, "device", "rename", "sensor-3", "sensor-4")
@@ -189,7 +241,7 @@ func TestBacklogOfLeavesThatAreNoMore(t *testing.T) {
 	if out := c.gets(0, "device", "list"); strings.Contains(out, "by-hand") || strings.Contains(out, "sensor-3") {
 		t.Errorf("leaves that are no more: %s", out)
 	}
-	send("sensor-4", added.Password)
+	publishOnce(t, s, "sensor-4", added.Password)
 
 	s.Gateway().Kill()
 	takeOut("stopped")
