@@ -37,23 +37,27 @@ func TestUnfinishedCommitIsDropped(t *testing.T) {
 		frames map[uint32][]byte
 		known  []uint32
 		want   []uint32
+		from   uint32
 	}{
-		{"all is known", framesOf(s, 0, 1, 2), []uint32{0, 1, 2}, []uint32{0, 1, 2}},
-		{"what follows without a gap stays", framesOf(s, 0, 1, 2, 3), []uint32{0, 1}, []uint32{0, 1, 2, 3}},
-		{"what is behind a gap in the last commit goes", framesOf(s, 0, 1, 3, 4), []uint32{0, 1}, []uint32{0, 1}},
-		{"what is torn goes, and what is behind it", torn(framesOf(s, 0, 1, 2, 3, 4), 3), []uint32{0, 1}, []uint32{0, 1, 2}},
-		{"a commit before is damaged, not unfinished", torn(framesOf(s, 0, 1, 2), 1), nil, []uint32{0, 1, 2}},
-		{"a commit before is missing, not unfinished", framesOf(s, 0, 2, 3), nil, []uint32{0, 2, 3}},
-		{"what is known and torn stays", torn(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}},
-		{"what has only half a header is torn", halved(framesOf(s, 0, 1, 2), 2), []uint32{0, 1}, []uint32{0, 1}},
-		{"the same behind a whole one", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1}, []uint32{0, 1, 2}},
-		{"the same behind one with half a header", halved(halved(framesOf(s, 0, 1, 2, 3), 2), 3), []uint32{0, 1}, []uint32{0, 1}},
-		{"the same behind a gap", halved(framesOf(s, 0, 1, 3), 3), []uint32{0, 1}, []uint32{0, 1}},
-		{"the same at the begin", halved(framesOf(s, 0), 0), nil, nil},
-		{"the same behind a damaged commit", halved(torn(framesOf(s, 0, 1, 2), 1), 2), []uint32{0, 1}, []uint32{0, 1}},
-		{"what is known and has half a header stays", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}},
-		{"nothing is known", framesOf(s, 3, 4), nil, nil},
-		{"nothing is there", nil, nil, nil},
+		{"all is known", framesOf(s, 0, 1, 2), []uint32{0, 1, 2}, []uint32{0, 1, 2}, 0},
+		{"what follows without a gap stays", framesOf(s, 0, 1, 2, 3), []uint32{0, 1}, []uint32{0, 1, 2, 3}, 0},
+		{"what is behind a gap in the last commit goes", framesOf(s, 0, 1, 3, 4), []uint32{0, 1}, []uint32{0, 1}, 0},
+		{"what is torn goes, and what is behind it", torn(framesOf(s, 0, 1, 2, 3, 4), 3), []uint32{0, 1}, []uint32{0, 1, 2}, 0},
+		{"a commit before is damaged, not unfinished", torn(framesOf(s, 0, 1, 2), 1), nil, []uint32{0, 1, 2}, 0},
+		{"a commit before is missing, not unfinished", framesOf(s, 0, 2, 3), nil, []uint32{0, 2, 3}, 0},
+		{"what is known and torn stays", torn(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}, 0},
+		{"what has only half a header is torn", halved(framesOf(s, 0, 1, 2), 2), []uint32{0, 1}, []uint32{0, 1}, 0},
+		{"the same behind a whole one", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1}, []uint32{0, 1, 2}, 0},
+		{"the same behind one with half a header", halved(halved(framesOf(s, 0, 1, 2, 3), 2), 3), []uint32{0, 1}, []uint32{0, 1}, 0},
+		{"the same behind a gap", halved(framesOf(s, 0, 1, 3), 3), []uint32{0, 1}, []uint32{0, 1}, 0},
+		{"the same at the begin", halved(framesOf(s, 0), 0), nil, nil, 0},
+		{"the same behind a damaged commit", halved(torn(framesOf(s, 0, 1, 2), 1), 2), []uint32{0, 1}, []uint32{0, 1}, 0},
+		{"what is known and has half a header stays", halved(framesOf(s, 0, 1, 2, 3), 3), []uint32{0, 1, 2, 3}, []uint32{0, 1, 2, 3}, 0},
+		{"it is by its number none with what is damaged before", halved(framesOf(s, 0, 1, 3, 4, 5), 5), []uint32{0}, []uint32{0, 1, 3, 4}, 5},
+		{"the same behind one that is torn", halved(torn(framesOf(s, 0, 1, 2), 1), 2), []uint32{0}, []uint32{0, 1}, 2},
+		{"its header says more than its number", torn(framesOf(s, 0, 1, 2, 3, 4), 2), []uint32{0}, []uint32{0, 1}, 4},
+		{"nothing is known", framesOf(s, 3, 4), nil, nil, 0},
+		{"nothing is there", nil, nil, nil, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -61,7 +65,7 @@ func TestUnfinishedCommitIsDropped(t *testing.T) {
 			for _, block := range tt.known {
 				known[block] = nil // the database knows it and cannot read it
 			}
-			dropUnfinished(tt.frames, known)
+			dropUnfinished(tt.frames, known, tt.from)
 			if got := slices.Sorted(maps.Keys(tt.frames)); !slices.Equal(got, tt.want) {
 				t.Errorf("blocks %v stay, want %v", got, tt.want)
 			}

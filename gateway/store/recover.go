@@ -182,7 +182,9 @@ type remains struct {
 	written bool
 	// later says that the last commit that is found comes directly behind the last one
 	// of which the log has the end: it can be interrupted although another is damaged.
+	// Its first block is the lowest that bears its number.
 	later bool
+	first uint32
 }
 
 // search returns an error that may pass: Badger must not touch what could not be
@@ -220,6 +222,12 @@ func search(s *segment) (*remains, error) {
 	if len(places) > 0 {
 		last := slices.Max(slices.Collect(maps.Keys(places)))
 		r.later = places[last].txn == ended+1 // one is written after the other
+		r.first = last
+		for block, p := range places {
+			if p.txn == places[last].txn {
+				r.first = min(r.first, block)
+			}
+		}
 	}
 	if r.frames, err = readAt(places); err != nil {
 		return nil, err
@@ -234,10 +242,14 @@ func search(s *segment) (*remains, error) {
 // that cannot be read. It takes out of the remains what was not finished.
 func (l *lane) known(s *segment, r *remains) (map[uint32][]byte, error) {
 	drop := func(known map[uint32][]byte) {
-		if r.written && !r.later {
-			return
+		from := uint32(0)
+		if r.written {
+			if !r.later {
+				return
+			}
+			from = r.first // what comes before may be known to nobody for its damage
 		}
-		if n := dropUnfinished(r.frames, withMissing(known, r.noted)); n > 0 {
+		if n := dropUnfinished(r.frames, withMissing(known, r.noted), from); n > 0 {
 			// Nothing of it was acknowledged, if it was interrupted. Where damage looks
 			// like that, nobody can tell.
 			l.log.Info("last commit is incomplete and dropped: it was interrupted, or is damaged since", "folder", s.dir, "blocks", n)
@@ -330,9 +342,10 @@ func copyWritten(from, to string) error {
 // again. It returns how many blocks it has dropped.
 //
 // known must have the blocks too of which something else proves that they were
-// synced: their damage would look the same.
-func dropUnfinished(frames, known map[uint32][]byte) (dropped int) {
-	first, last, found := lastCommit(frames, known)
+// synced: their damage would look the same. Blocks before from are of that commit only where the header of its last block
+// says so.
+func dropUnfinished(frames, known map[uint32][]byte, from uint32) (dropped int) {
+	first, last, found := lastCommit(frames, known, from)
 	if !found {
 		return 0
 	}
@@ -355,16 +368,20 @@ func dropUnfinished(frames, known map[uint32][]byte) (dropped int) {
 
 // lastCommit returns the first and the last block of the last commit of which a
 // block was found. How far back it goes, the header of a block says; a power cut can
-// have left part of that. Then the commit begins behind the last block that is known.
-func lastCommit(frames, known map[uint32][]byte) (first, last uint32, found bool) {
+// have left part of that. Then the commit begins behind the last block that is known, and
+// not before from: the header of a block before may be that of another commit.
+func lastCommit(frames, known map[uint32][]byte, from uint32) (first, last uint32, found bool) {
 	for block := range frames {
 		last, found = max(last, block), true
 	}
 	for block := last; found; block-- {
 		if f, err := parseFrame(frames[block]); err == nil {
-			return block - min(block, uint32(f.index)), last, true
+			if first = block - min(block, uint32(f.index)); block < last {
+				first = max(first, from)
+			}
+			return first, last, true
 		}
-		if _, synced := known[block-min(block, 1)]; synced || block == 0 {
+		if _, synced := known[block-min(block, 1)]; synced || block <= from {
 			return block, last, true
 		}
 	}

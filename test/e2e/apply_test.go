@@ -242,6 +242,7 @@ func TestRollBackInTheWay(t *testing.T) {
 	o.Gateway().Kill()
 	<-ended
 	must(t, o.StartGateway(ctx))
+	operate.gets(0, "wait", "--for=running") // leaves may connect before operators can
 	out("leaf-001")
 
 	ended = try("3s")
