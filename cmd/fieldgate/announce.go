@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/twin"
+	"github.com/fieldgate/fieldgate/gateway/uplink"
 )
 
 // The topics on which the gateway says on the local broker how it is.
@@ -88,9 +92,14 @@ var (
 	}
 )
 
-// reportBurst is how many reports may come at once, before there is one in each
-// interval.
-const reportBurst = 6
+const (
+	// reportBurst is how many reports may come at once, before there is one in each
+	// interval.
+	reportBurst = 6
+	// readEvery is how often the twin is read again where the hub does not give it: it
+	// may take the device by now.
+	readEvery = time.Minute
+)
 
 // reporter keeps the gateway's own reported twin as the state is: changes of words at
 // once, figures when the interval is over, and never more than one write in each
@@ -130,11 +139,51 @@ func (g *assembly) reporter() *reporter {
 				}
 			}
 			if err != nil || age != 0 || json.Unmarshal(document, &at) != nil {
+				g.ownRefused.note(g.refusesOwn(ctx), g.log)
 				return nil, false
 			}
+			g.ownRefused.note(nil, g.log)
 			return at.Reported.Fieldgate.Status, true
 		},
 	}
+}
+
+// refusesOwn asks the hub for the gateway's own twin, and returns why it does not take
+// that device; nil when it does, or cannot be asked.
+func (g *assembly) refusesOwn(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.Twin.HubWait.D())
+	defer cancel()
+	_, err := g.uplink.GetTwin(ctx, g.cfg.Hub.Own.DeviceID)
+	if f, ok := errors.AsType[*uplink.Fault](err); ok && f.Remedy == uplink.Refused {
+		return err
+	}
+	return nil
+}
+
+// ownRefused is why the hub does not take the gateway's own device. Over AMQP the
+// connection stands all the same, and leaves go on. Safe for concurrent use.
+type ownRefused struct{ why atomic.Pointer[string] }
+
+// note keeps the hub's last word, nil for taken, and logs what is news.
+func (o *ownRefused) note(err error, log *slog.Logger) {
+	if err == nil {
+		if o.why.Swap(nil) != nil {
+			log.Info("hub takes the gateway's own device", "event", "own-device-taken")
+		}
+		return
+	}
+	why := err.Error()
+	if o.why.Swap(&why) == nil {
+		log.Warn("hub refuses the gateway's own device", "event", "own-device-refused", "error", err)
+	}
+}
+
+// text is empty where the device is taken, or the hub was not asked yet.
+func (o *ownRefused) text() string {
+	if why := o.why.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // look reports what is to be reported.
@@ -157,17 +206,26 @@ func (r *reporter) look(ctx context.Context, s *state, now time.Time) {
 	}
 	r.counted = now
 	words := string(pick(s, reportedWords))
-	if r.allowed < 1 || r.has != nil && words == r.words && now.Sub(r.at) < r.every {
+	spent := r.allowed < 1 // then it may be read, and no more
+	switch {
+	case r.has == nil && spent && now.Sub(r.at) < min(r.every, readEvery):
+		return
+	case r.has != nil && (spent || words == r.words && now.Sub(r.at) < r.every):
 		return
 	}
-	r.allowed--
+	if !spent {
+		r.allowed--
+	}
 	r.at = now
 	if r.has == nil { // of a former run there may be what is no more
 		has, known := r.known(ctx)
 		if !known {
 			return
 		}
-		r.has = has
+		r.has = append([]byte{}, has...) // never nil again
+		if spent {
+			return
+		}
 	}
 	want := pick(s, append(append([]string{}, reportedWords...), reportedFigures...))
 	patch, err := twin.Patch(r.has, want)

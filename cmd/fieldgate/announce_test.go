@@ -271,6 +271,36 @@ func TestReportsToTheTwinAreFew(t *testing.T) {
 	}
 }
 
+// Where the hub does not give the twin, it is read again each minute, also when no
+// more may be written: the operator may have mended it.
+func TestTwinThatIsRefusedIsReadAgain(t *testing.T) {
+	h := &twinAtHub{err: errors.New("refused")}
+	r, s, now := h.reporter(time.Hour), everything(), noon
+	look := func(seconds int) {
+		for range seconds {
+			now = now.Add(time.Second)
+			r.look(t.Context(), s, now)
+		}
+	}
+	look(60)
+	if h.reads != reportBurst {
+		t.Errorf("read %d times in the first minute, want %d", h.reads, reportBurst)
+	}
+	look(600)
+	if h.reads != reportBurst+10 || h.writes != 0 {
+		t.Errorf("%d reads and %d writes in the ten minutes after it", h.reads-reportBurst, h.writes)
+	}
+	h.err = nil
+	look(60)
+	if h.reads != reportBurst+11 || h.writes != 0 {
+		t.Errorf("read %d times and written %d times once it can be", h.reads, h.writes)
+	}
+	look(3600)
+	if h.reads != reportBurst+11 || h.writes == 0 {
+		t.Errorf("read %d times and written %d times in the next hour", h.reads, h.writes)
+	}
+}
+
 // A state of a thousand troubles still fits the twin.
 func TestReportFitsTheTwin(t *testing.T) {
 	s := everything()

@@ -261,6 +261,8 @@ func (a *appliance) diagnosis(s *state, running bool) (what, wrong, next string)
 			return "the configuration has mistakes", err.Error(), "mend them, or write fieldgate.toml on this card" + again
 		}
 		return "configured, and starting", "", "wait a minute"
+	case s.Uplink.Connected && s.Uplink.OwnRefused != "":
+		return s.Uplink.where(), s.Uplink.OwnRefused, uplinkAdvice(s.Uplink.OwnRefused)
 	case s.Uplink.Connected:
 		return s.Uplink.where(), "", "nothing: all is well"
 	}

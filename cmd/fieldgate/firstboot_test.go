@@ -325,6 +325,7 @@ func TestReportOnTheCard(t *testing.T) {
 		want string
 	}{
 		{uplinkState{Hub: "h", Connected: true}, "STATE    connected to h\r\nNEXT     nothing: all is well\r\n"},
+		{uplinkState{Hub: "h", Connected: true, OwnRefused: "status 401"}, "STATE    connected to h\r\nWRONG    status 401\r\nNEXT     the hub refuses"},
 		{uplinkState{Hub: "h", LastError: "status 401", Attempts: 3}, "STATE    not connected to h\r\nWRONG    status 401\r\nNEXT     the hub refuses"},
 	} {
 		if err := a.writeStatus(&state{Uplink: c.u}, true); err != nil {

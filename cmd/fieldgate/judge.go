@@ -56,6 +56,9 @@ func (st *state) judge(grows growth) (j judgement) {
 	case full.tone == warnTone:
 		say(warnTone, "the store is nearly full")
 	}
+	if st.Uplink.Connected && st.Uplink.OwnRefused != "" {
+		say(badTone, "the hub refuses the gateway's own device")
+	}
 	if n := st.Leaves.Refused; n > 0 {
 		say(badTone, "the hub refuses %s, whose messages are kept here", count(n, "leaf", "leaves"))
 	}

@@ -133,6 +133,8 @@ type collector struct {
 	drivers func() (now, gone []gateway.DriverState) // of those that are no more what they have counted
 	board   func() board.State
 	updates func() *updateState
+	// ownRefused is why the hub does not take the gateway's own device, else empty.
+	ownRefused func() string
 	// admitted says whether there is such a leaf, disabled or not, or whether it is the
 	// gateway's own device; devices are all leaves.
 	admitted func(leaf string) bool

@@ -215,6 +215,8 @@ type assembly struct {
 	metrics http.Handler
 	control *control.Server
 	reload  *reloader
+
+	ownRefused ownRefused
 }
 
 // assemble makes the parts from the store outwards, in the order of design
@@ -427,6 +429,7 @@ func (g *assembly) collector(local *devices) *collector {
 		build: thisBuild(), started: time.Now(), clock: g.clock,
 		memory: g.memory, path: g.path.State, uplink: g.uplink.State, broker: g.broker.State, twins: g.twins.State, files: g.files.State,
 		board: g.board.State, census: g.roster.census, admitted: func(id string) bool { return local.knows(id) || id == g.cfg.Hub.Own.DeviceID }, devices: local.Devices, drivers: g.fleet.states, updates: g.updates.state,
+		ownRefused: g.ownRefused.text,
 	}
 	return c
 }

@@ -103,6 +103,7 @@ type uplinkState struct {
 	Connects     map[string]int64     `json:"connects"`      // by result
 	Offline      float64              `json:"offline_seconds"`
 	Throttled    int64                `json:"throttled"`
+	OwnRefused   string               `json:"own_refused,omitempty"` // why the hub does not take the gateway's own device
 }
 
 type storeState struct {
@@ -215,6 +216,7 @@ func (c *collector) state() state {
 	s.Uplink.Refused = maps.Clone(link.Refused)
 	maps.DeleteFunc(s.Uplink.Refused, func(leaf, _ string) bool { return !c.admitted(leaf) })
 	s.Leaves.Refused = len(s.Uplink.Refused)
+	s.Uplink.OwnRefused = c.ownRefused()
 	words := c.census(&link, now.Wall)
 	for _, n := range words {
 		s.Leaves.Admitted += n

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
 	"github.com/fieldgate/fieldgate/test/leafsim"
@@ -30,6 +31,7 @@ type patient struct {
 	data   string   // data_dir
 	more   string   // more tables
 	broker string   // address of the listener
+	often  string   // key of how often the hub is told the state
 	before string   // shell commands before every command, in a name space of its own
 }
 
@@ -69,6 +71,7 @@ func (p *patient) configure() {
 	p.t.Helper()
 	p.file("fieldgate.toml", fmt.Sprintf(`[gateway]
 data_dir = %q
+%s
 [hub]
 host = %q
 %s
@@ -88,7 +91,7 @@ address = ""
 [[leaf]]
 id = "pump-1"
 key_file = "pump-1.key"
-%s`, p.data, cmp.Or(p.host, p.hub.Info().Host), strings.Join(p.toHub, "\n"), p.broker, p.more))
+%s`, p.data, p.often, cmp.Or(p.host, p.hub.Info().Host), strings.Join(p.toHub, "\n"), p.broker, p.more))
 }
 
 // start starts the daemon, until the test ends.
@@ -292,6 +295,60 @@ func TestCheckNamesTheFault(t *testing.T) {
 				t.Errorf("found %+v\nwant %s %s with %q and %q", f, c.result, c.id, c.what, c.next)
 			}
 		})
+	}
+}
+
+// Over AMQP there is a connection whatever the key of the gateway's own device: that
+// it is wrong is said all the same, also on the card, until it is right.
+func TestWrongKeyOfTheGatewayItself(t *testing.T) {
+	ctx := testContext(t, 2*patience)
+	p := newPatient(t)
+	connection, err := p.hub.AddDevice("gate", "")
+	must(t, err)
+	_, right, _ := strings.Cut(connection, "SharedAccessKey=")
+	p.file("gate.key", "d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3I=")
+	p.toHub = append(p.toHub, `device_id = "gate"`, `key_file = "gate.key"`)
+	p.often = "report_every = \"1s\""
+	p.configure()
+	p.start(ctx)
+	// Until status does say so, or no more.
+	refused := func(want bool) {
+		t.Helper()
+		const words = "the hub refuses the gateway's own device"
+		for tick := time.NewTicker(20 * time.Millisecond); ; {
+			_, out := p.fieldgate(ctx, "status", "--socket", p.path("control.sock"))
+			if strings.Contains(out, words) == want {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatalf("status says %s", out)
+			}
+		}
+	}
+	refused(true)
+	must(t, os.Mkdir(p.path("card"), 0o755))
+	report := []string{"first-boot", "report", "--from", p.path("card"), "--config", p.path("fieldgate.toml")}
+	card := func() string {
+		t.Helper()
+		if code, out := p.fieldgate(ctx, append(report, "--socket", p.path("control.sock"))...); code != 0 {
+			t.Fatalf("the report ends with %d: %s", code, out)
+		}
+		text, err := os.ReadFile(p.path("card/FIELDGATE-STATUS.txt"))
+		must(t, err)
+		return string(text)
+	}
+	if text := card(); !strings.Contains(text, "NEXT     the hub refuses the gateway: write the connection string of an enabled device") || !strings.Contains(text, "WRONG ") {
+		t.Errorf("the card says\n%s", text)
+	}
+	p.file("gate.key", right)
+	if code, out := p.fieldgate(ctx, "config", "apply", p.path("fieldgate.toml"), "--socket", p.path("control.sock")); code != 0 {
+		t.Fatalf("apply: %d: %s", code, out)
+	}
+	refused(false)
+	if text := card(); !strings.Contains(text, "NEXT     nothing: all is well") {
+		t.Errorf("with the right key the card says\n%s", text)
 	}
 }
 
