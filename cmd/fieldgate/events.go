@@ -107,6 +107,18 @@ password counts no more. What it had handed over still goes to the hub.`,
 		`The reason is in the line.`,
 	},
 	{
+		"own-device-refused", "507a8e099f1a4c9d8e6e7105340481b3",
+		"The hub refuses the gateway's own device",
+		`Leaves go on, but the hub hears nothing of the gateway itself: its state, its methods,
+its updates. The hub's words are in the line; most often the device is disabled there,
+or its key is another one. Run: fieldgate check`,
+	},
+	{
+		"own-device-taken", "d043fb0641d840c7bb127e1842b4467b",
+		"The hub takes the gateway's own device again",
+		`What was wrong with it at the hub, or with its key, is mended.`,
+	},
+	{
 		"leaf-refused", "18644e2bb4bb4c54a273278defcc829e",
 		"The hub refuses leaf @FIELDGATE_LEAF@",
 		`Messages of this leaf wait on flash, those of others go on. The hub's words are in

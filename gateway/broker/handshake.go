@@ -110,20 +110,24 @@ func newTurnstile() turnstile { return make(turnstile, max(1, runtime.GOMAXPROCS
 func (t turnstile) enter() { t <- struct{}{} }
 func (t turnstile) leave() { <-t }
 
-// turnstileConn is what is below TLS. Nothing but the handshake reads while there is one;
-// what that writes is a few KiB, for which the kernel has room whoever reads them.
+// turnstileConn is what is below TLS. Nothing but the handshake reads or writes while there
+// is one.
 type turnstileConn struct {
 	net.Conn
 	through turnstile // nil: there is no handshake
 }
 
-func (c *turnstileConn) Read(p []byte) (int, error) {
-	if c.through == nil {
-		return c.Conn.Read(p)
+func (c *turnstileConn) Read(p []byte) (int, error) { return c.outside(c.Conn.Read, p) }
+
+func (c *turnstileConn) Write(p []byte) (int, error) { return c.outside(c.Conn.Write, p) }
+
+// outside waits for the network without a place in the turnstile.
+func (c *turnstileConn) outside(do func([]byte) (int, error), p []byte) (int, error) {
+	if c.through != nil {
+		c.through.leave()
+		defer c.through.enter()
 	}
-	c.through.leave()
-	defer c.through.enter()
-	return c.Conn.Read(p)
+	return do(p)
 }
 
 // handshake is that of t, which is above c.

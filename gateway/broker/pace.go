@@ -22,6 +22,9 @@ const (
 	bytesAhead = 8
 	// loginsPerSecond is how often a leaf may log in, with loginsAhead.
 	loginsPerSecond, loginsAhead = 10, 60
+	// notesOwed bounds for how many changes a leaf has to wait: some are made by
+	// connections that come and go, which wait for none.
+	notesOwed = 5
 	// notesPerSecond is how often what a leaf has subscribed to may change on flash, with
 	// as many ahead as it may have subscriptions.
 	notesPerSecond = 1
@@ -76,7 +79,10 @@ func (s *session) keepPace(kind byte, bytes int) bool {
 		if most > 0 {
 			most = 2*most + beside
 		}
-		wait, noting = d.paces.beside.take(1, most, most, now), d.noteWaitLocked(0, now)
+		wait = d.paces.beside.take(1, most, most, now)
+	}
+	if kind == typeSubscribe || kind == typeUnsubscribe {
+		noting = d.noteWaitLocked(0, now)
 	}
 	d.mu.Unlock()
 	switch longest := max(wait, sending, noting); {
@@ -107,7 +113,9 @@ func (c *Config) bounded(perSecond float64) float64 {
 // noteWaitLocked counts notes on flash, and returns how long to wait for them.
 func (d *desk) noteWaitLocked(n int, now time.Time) time.Duration {
 	cfg := d.b.cfg.Load()
-	return d.paces.notes.take(n, cfg.bounded(notesPerSecond), float64(cfg.MaxSubscriptions), now)
+	wait := d.paces.notes.take(n, cfg.bounded(notesPerSecond), float64(cfg.MaxSubscriptions), now)
+	d.paces.notes.allowed = max(d.paces.notes.allowed, -notesOwed)
+	return min(wait, notesOwed*time.Second/notesPerSecond)
 }
 
 // paceLogin waits until the leaf, which has proven who it is, may log in once more. One

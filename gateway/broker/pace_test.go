@@ -80,7 +80,7 @@ func TestFloodOfPingsIsSlowedDown(t *testing.T) {
 // than their length.
 func TestManyBytesAreSlowedDown(t *testing.T) {
 	const rate, body, n = 64 << 10, 32 << 10, 3
-	b := newBench(t, func(c *Config) { c.MaxBytesPerSecond = rate })
+	b := newBench(t, func(c *Config) { c.MaxBytesPerSecond, c.MaxPacketSize = rate, rate })
 	flood, other := b.leaf("pump-1", version5), b.leaf("pump-2", version311)
 	began := time.Now()
 	for i := range n {
@@ -170,5 +170,16 @@ func TestChangesOnFlashAreSlowedDown(t *testing.T) {
 	// What is done is owed: the one behind the first that is too much waits for it.
 	if took := change(w, ahead+2); took < time.Second/notesPerSecond-100*time.Millisecond {
 		t.Errorf("%d changes took %v with %d ahead", ahead+2, took, ahead)
+	}
+	// What comes and goes changes it too, and waits for nothing: that does not add up.
+	d := b.b.desk("pump-1")
+	d.mu.Lock()
+	for range 1000 {
+		d.noteWaitLocked(1, time.Now())
+	}
+	wait := d.noteWaitLocked(0, time.Now())
+	d.mu.Unlock()
+	if wait <= 0 || wait > notesOwed*time.Second/notesPerSecond {
+		t.Errorf("after many changes the next waits for %v", wait)
 	}
 }
