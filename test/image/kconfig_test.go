@@ -1,13 +1,14 @@
 package image
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fieldgate/fieldgate/test/machine"
 )
 
 // Linux drops a symbol whose dependencies are not there just as silently. The
@@ -48,7 +49,7 @@ func newSource(t *testing.T, name, arch string) source {
 	if testing.Short() {
 		t.Skip("configures " + name)
 	}
-	if !fetched() {
+	if !machine.Fetched("kconfig") {
 		t.Skip("no source of " + name + ": run test/image/fetch.sh")
 	}
 	for _, program := range []string{"make", "gcc", "flex", "bison"} {
@@ -61,13 +62,6 @@ func newSource(t *testing.T, name, arch string) source {
 		t.Fatal(err)
 	}
 	return source{folder, arch, t.TempDir()}
-}
-
-// fetched says whether fetch.sh, as it is now, has run to its end.
-func fetched() bool {
-	script, err := os.ReadFile("fetch.sh")
-	done, absent := os.ReadFile("kconfig/complete")
-	return err == nil && absent == nil && bytes.Equal(script, done)
 }
 
 // keeps merges fragments of board/ into a configuration, by the program's own tools, and

@@ -43,6 +43,14 @@ func Program(t *testing.T, arch string) string {
 	return qemu
 }
 
+// Fetched says whether the fetch.sh of this folder, as it is now, has run to its end and
+// filled the folder into.
+func Fetched(into string) bool {
+	script, err := os.ReadFile("fetch.sh")
+	done, absent := os.ReadFile(filepath.Join(into, "complete"))
+	return err == nil && absent == nil && bytes.Equal(script, done)
+}
+
 // Build builds a static program for an architecture of Go's from a folder.
 func Build(t *testing.T, arch, pkg, file string) {
 	t.Helper()

@@ -5,7 +5,6 @@ package truebluez
 import (
 	"bytes"
 	"context"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -33,8 +32,8 @@ func TestTrueBlueZ(t *testing.T) {
 		machine.Need(t, "the virtual machine is an amd64 one")
 	}
 	qemu := machine.Program(t, "x86_64")
-	if _, err := os.Stat("vm/complete"); err != nil {
-		machine.Need(t, "vm is missing: run test/truebluez/fetch.sh")
+	if !machine.Fetched("vm") {
+		machine.Need(t, "vm is missing or an old one: run test/truebluez/fetch.sh")
 	}
 	kernel, err := filepath.Glob("vm/kernel/boot/vmlinuz-*")
 	if err != nil || len(kernel) != 1 {

@@ -22,8 +22,8 @@ func TestButton(t *testing.T) {
 		t.Skip("boots a virtual machine: make button")
 	}
 	qemu := machine.Program(t, "aarch64")
-	if _, err := os.Stat("vm/complete"); err != nil {
-		machine.Need(t, "vm is missing: run test/trueboard/fetch.sh")
+	if !machine.Fetched("vm") {
+		machine.Need(t, "vm is missing or an old one: run test/trueboard/fetch.sh")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
