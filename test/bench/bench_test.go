@@ -67,7 +67,7 @@ func TestBombsAreThrown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := regexp.MustCompile(`(?m)^\| (.*) \| (\d+) \| [\d.]+ % / [\d.]+ % \| [\d.]+ MiB \| .* ms \| .* ms \| [+-].* % \|$`).FindAllStringSubmatch(report, -1)
+	lines := regexp.MustCompile(`(?m)^\| (.*) \| (\d+) \| [\d.]+ % / [\d.]+ % \| [\d.]+ MiB \| .* ms \| .* ms \| [+-].* \| [+-].* \|$`).FindAllStringSubmatch(report, -1)
 	for _, line := range lines {
 		if (line[2] == "0") != (line[1] == "nothing") {
 			t.Errorf("%s: thrown %s times a second", line[1], line[2])

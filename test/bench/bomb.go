@@ -37,7 +37,7 @@ type bomb struct {
 
 var bombs = []bomb{
 	{"nothing", 1, func(t *thrower, _ net.Conn) error {
-		fmt.Println(begun)
+		t.begin()
 		<-t.over
 		return nil
 	}},
@@ -80,15 +80,17 @@ type thrower struct {
 	tls    *tls.Config
 	thrown atomic.Int64 // packets, or connections of those that are about these
 	over   chan struct{}
+	said   sync.Once // that it has begun
 }
 
 // begun is what the process says when it has begun.
 const begun = "begun"
 
+func (t *thrower) begin() { t.said.Do(func() { fmt.Println(begun) }) }
+
 func (t *thrower) threw() {
-	if t.thrown.Add(1) == 1 {
-		fmt.Println(begun)
-	}
+	t.thrown.Add(1)
+	t.begin()
 }
 
 func (t *thrower) topic() string { return "devices/" + t.Leaf + "/messages/events/" }
