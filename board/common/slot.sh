@@ -23,6 +23,19 @@ if [[ $VERSION == 0.0.0-* ]]; then
 	exit 1
 fi
 
+# Unpacked, and with what Linux clears behind it (its header says how much: Linux,
+# Documentation/arch/arm64/booting.rst), the kernel must not reach what it is unpacked from.
+needs=$({ gzip -dc "$in/Image.gz" 2>/dev/null || true; } | od -A n -t u8 --endian=little -j 16 -N 8 | tr -d ' ')
+room=$((FIT - KERNEL_LOAD))
+if ! [[ $needs =~ ^[0-9]+$ ]] || [ "$needs" -eq 0 ]; then
+	echo "slot.sh: $in/Image.gz is no packed kernel of arm64" >&2
+	exit 1
+fi
+if [ "$needs" -gt $room ]; then
+	echo "slot.sh: the kernel needs $needs bytes of memory, and U-Boot of $board leaves it $room" >&2
+	exit 1
+fi
+
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 

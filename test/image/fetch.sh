@@ -25,7 +25,7 @@ apt-get "${apt[@]}" update
 (cd kconfig && apt-get "${apt[@]}" download linux-source-6.12 && apt-get "${apt[@]}" source --download-only --tar-only u-boot >/dev/null)
 mv kconfig/u-boot_2025.01.orig.tar.bz2 kconfig/u-boot.tar.bz2
 tar -xjf kconfig/u-boot.tar.bz2 -C kconfig/u-boot --strip-components=1 --wildcards '*/Kconfig*' 'u-boot-*/scripts/*' \
-	'*/configs/qemu_arm64_defconfig' '*/configs/rpi_*_defconfig' '*/Makefile' '*.mk' '*/include/host_arch.h'
+	'*/configs/qemu_arm64_defconfig' '*/configs/rpi_*_defconfig' '*/Makefile' '*.mk' '*/include/host_arch.h' '*/board/raspberrypi/rpi/rpi.env' '*/board/emulation/qemu-arm/qemu-arm.env'
 dpkg-deb --fsys-tarfile kconfig/linux-source-*.deb | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' | xz -T0 -dc |
 	tar -x -C kconfig/linux --strip-components=1 --wildcards '*/Kconfig*' '*/scripts/*' '*/arch/arm64/configs/*' '*/Makefile' '*/arch/arm64/*.sh'
 rm -rf kconfig/linux-source-*.deb kconfig/lists kconfig/*.bin kconfig/archives
