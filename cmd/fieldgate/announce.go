@@ -139,7 +139,7 @@ func (g *assembly) reporter() *reporter {
 				}
 			}
 			if err != nil || age != 0 || json.Unmarshal(document, &at) != nil {
-				g.ownRefused.note(g.refusesOwn(ctx), g.log)
+				g.askOwn(ctx)
 				return nil, false
 			}
 			g.ownRefused.note(nil, g.log)
@@ -148,16 +148,16 @@ func (g *assembly) reporter() *reporter {
 	}
 }
 
-// refusesOwn asks the hub for the gateway's own twin, and returns why it does not take
-// that device; nil when it does, or cannot be asked.
-func (g *assembly) refusesOwn(ctx context.Context) error {
+// askOwn asks the hub for the gateway's own twin, and notes whether it takes that device.
+// Where it cannot be asked, its last word stands.
+func (g *assembly) askOwn(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.Twin.HubWait.D())
 	defer cancel()
 	_, err := g.uplink.GetTwin(ctx, g.cfg.Hub.Own.DeviceID)
-	if f, ok := errors.AsType[*uplink.Fault](err); ok && f.Remedy == uplink.Refused {
-		return err
+	f, refused := errors.AsType[*uplink.Fault](err)
+	if err == nil || refused && f.Remedy == uplink.Refused {
+		g.ownRefused.note(err, g.log)
 	}
-	return nil
 }
 
 // ownRefused is why the hub does not take the gateway's own device. Over AMQP the

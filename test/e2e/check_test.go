@@ -342,6 +342,15 @@ func TestWrongKeyOfTheGatewayItself(t *testing.T) {
 	if text := card(); !strings.Contains(text, "NEXT     the hub refuses the gateway: write the connection string of an enabled device") || !strings.Contains(text, "WRONG ") {
 		t.Errorf("the card says\n%s", text)
 	}
+	// While the hub cannot be asked, its last word stands.
+	p.hub.Cut()
+	p.hub.Reset()
+	refused(false)
+	p.hub.Restore()
+	refused(true)
+	if log, err := os.ReadFile(p.path("fieldgate.log")); err != nil || strings.Contains(string(log), "own-device-taken") {
+		t.Errorf("%v, the log says\n%s", err, log)
+	}
 	p.file("gate.key", right)
 	if code, out := p.fieldgate(ctx, "config", "apply", p.path("fieldgate.toml"), "--socket", p.path("control.sock")); code != 0 {
 		t.Fatalf("apply: %d: %s", code, out)
