@@ -3,6 +3,8 @@ package twin
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -40,14 +42,18 @@ type leaf struct {
 	handed   object          // desired as it will know it, if nothing is lost on the way
 	stale    bool            // the copy is to be read again
 	reading  bool            // somebody does
+	gap      bool            // the hub has taken patches that the copy does not have
 	changed  bool            // the copy is not on flash as it is here
 	soon     bool            // and should be before long
+	behind   bool            // what it says there is older, not only its version
+	credit   int             // how often it may yet be written before its minute has passed
 
 	queue    []report  // in order; not in custody, not with the hub
 	kept     []object  // in custody on flash, in order; with flight.kept the first is with the hub
 	flight   *flight   // with the hub; nil: nothing
 	working  bool      // a goroutine is in work
 	failures int       // in a row, of requests to the hub
+	leftover bool      // flash has patches that the hub has taken, besides or instead of kept
 	until    time.Time // no request before
 }
 
@@ -89,7 +95,7 @@ func (t *Twins) leafLocked(id string) *leaf {
 }
 
 func newLeaf(id string) *leaf {
-	return &leaf{id: id, listening: make(map[gateway.Reach]struct{})}
+	return &leaf{id: id, listening: make(map[gateway.Reach]struct{}), credit: promptCopies}
 }
 
 func (l *leaf) load(text []byte) error {
@@ -123,15 +129,16 @@ func (l *leaf) versions() versions { return versions{versionOf(l.desired), versi
 
 // readLocked takes a twin that the hub has sent. before were the versions when it
 // was asked for: what came meanwhile, as a change, an answer to a patch or a later
-// read that was answered first, is newer.
+// read that was answered first, is newer. Where the copy is made of such and has a
+// gap, that stays, and the twin has to be read again.
 func (l *leaf) readLocked(document object, before versions, now gateway.Instant) {
 	desired, _ := document["desired"].(object)
 	reported, _ := document["reported"].(object)
 	if desired == nil {
 		desired = object{}
 	}
-	if l.version() == before.desired || versionOf(desired) > l.version() {
-		if l.desired == nil || versionOf(desired) != l.version() {
+	if l.version() == before.desired || versionOf(desired) >= l.version() {
+		if l.desired == nil || !reflect.DeepEqual(desired, l.desired) {
 			l.changed = true
 		}
 		if versionOf(l.told) == versionOf(desired) && l.told != nil {
@@ -142,13 +149,40 @@ func (l *leaf) readLocked(document object, before versions, now gateway.Instant)
 		}
 		l.desired = desired
 	}
-	if known := versionOf(l.reported); known == before.reported || versionOf(reported) > known {
-		if versionOf(reported) != known {
+	if known := versionOf(l.reported); known == before.reported || versionOf(reported) >= known {
+		if !reflect.DeepEqual(reported, l.reported) {
 			l.changed = true
 		}
-		l.reported = reported
+		if l.reported == nil || !sameValues(reported, l.reported) {
+			l.behind, l.soon = true, true // the leaf may read what it was told was taken
+		}
+		l.reported, l.gap = reported, false
 	}
 	l.read = now
+}
+
+// takenLocked takes a patch that the hub has taken. version is that of the reported
+// section since, 0 where the hub did not say: it is the patch behind the copy, or the
+// hub has taken others between, of which nobody here has heard.
+func (l *leaf) takenLocked(patch object, version int64) {
+	known := versionOf(l.reported)
+	if l.reported == nil || version != known+1 {
+		l.gap, l.stale = true, true
+	}
+	reported := apply(l.reported, patch)
+	if !sameValues(reported, l.reported) {
+		l.behind = true
+	}
+	reported[versionKey] = number(max(version, known))
+	l.reported, l.changed = reported, true
+}
+
+// sameValues says that two sections differ in their versions at most.
+func sameValues(a, b object) bool {
+	a, b = maps.Clone(a), maps.Clone(b)
+	delete(a, versionKey)
+	delete(b, versionKey)
+	return len(a) == len(b) && (len(a) == 0 || reflect.DeepEqual(a, b))
 }
 
 // toldLocked notes what the leaf knows.
@@ -165,6 +199,11 @@ const (
 	soon  = time.Second
 	later = time.Minute
 )
+
+// promptCopies is how many copies of a leaf's twin, one for each patch that the hub has
+// taken, are on flash before the leaf hears that it was: of a leaf that reports now
+// and then, all, and of one that reports all the time one a minute, as flash wears out.
+const promptCopies = 10
 
 // Run works until ctx ends. Then what leaves have reported is on flash, with the
 // copies, when it returns; broker, drivers and uplink should have ended by then.
@@ -201,32 +240,48 @@ func (t *Twins) close() {
 }
 
 // saveCopies writes copies that have changed: those that should be on flash soon,
-// or all.
+// or all, once a minute.
 func (t *Twins) saveCopies(all bool) {
 	t.mu.Lock()
-	var ids []string
-	for id, l := range t.leaves {
+	var list []*leaf
+	for _, l := range t.leaves {
+		if all {
+			l.credit = min(l.credit+1, promptCopies)
+		}
 		if l.changed && (all || l.soon) {
-			ids = append(ids, id)
+			list = append(list, l)
 		}
 	}
 	t.mu.Unlock()
-	for _, id := range ids {
-		t.mu.Lock()
-		l := t.leaves[id]
-		l.changed, l.soon = false, false
-		text, err := json.Marshal(l.copied())
-		t.mu.Unlock()
-		if err == nil {
-			err = t.Notes.SetNotes(copyNote, map[string][]byte{id: text})
-		}
-		if err != nil {
-			t.Log.Warn("cannot keep the copy of a twin", "leaf", id, "err", err)
-			t.mu.Lock()
-			l.changed = true // with all the others again
-			t.mu.Unlock()
-		}
+	for _, l := range list {
+		_ = t.saveCopy(l) // with all the others again
 	}
+}
+
+// saveCopy writes the copy of one leaf, unless it is on flash as it is here. An error
+// is logged, and returned. The caller does not hold t.mu.
+func (t *Twins) saveCopy(l *leaf) error {
+	t.saving.Lock() // an older one must not come behind a newer one
+	defer t.saving.Unlock()
+	t.mu.Lock()
+	if !l.changed {
+		t.mu.Unlock()
+		return nil
+	}
+	behind := l.behind
+	l.changed, l.soon, l.behind = false, false, false
+	text, err := json.Marshal(l.copied())
+	t.mu.Unlock()
+	if err == nil {
+		err = t.Notes.SetNotes(copyNote, map[string][]byte{l.id: text})
+	}
+	if err != nil {
+		t.Log.Warn("cannot keep the copy of a twin", "leaf", l.id, "err", err)
+		t.mu.Lock()
+		l.changed, l.behind = true, l.behind || behind
+		t.mu.Unlock()
+	}
+	return err
 }
 
 // recall reads what is in custody.

@@ -66,6 +66,8 @@ type Twins struct {
 	slots chan struct{}  // one element for each request that is with the hub
 	work  sync.WaitGroup // on leaves
 
+	saving sync.Mutex // held while a copy is written; before mu
+
 	mu     sync.Mutex
 	linkUp bool
 	closed bool
@@ -178,31 +180,43 @@ func since(then, now gateway.Instant) time.Duration {
 
 // fetch reads the twin from the hub into the copy.
 func (t *Twins) fetch(ctx context.Context, id string) error {
+	for {
+		gap, err := t.fetchOnce(ctx, id)
+		if err != nil || !gap {
+			return err
+		}
+	}
+}
+
+// fetchOnce returns whether the copy has a gap all the same, since the hub took
+// patches while it answered: the next answer has them.
+func (t *Twins) fetchOnce(ctx context.Context, id string) (gap bool, err error) {
 	t.mu.Lock()
 	before := t.leafLocked(id).versions()
 	up := t.linkUp
 	t.mu.Unlock()
 	if !up {
-		return gateway.ErrLinkDown
+		return false, gateway.ErrLinkDown
 	}
 	select {
 	case t.slots <- struct{}{}:
 		defer func() { <-t.slots }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	text, err := t.Hub.GetTwin(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	document, err := parse(text)
 	if err != nil {
-		return fmt.Errorf("the hub's twin of %q: %w", id, err)
+		return false, fmt.Errorf("the hub's twin of %q: %w", id, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.leafLocked(id).readLocked(document, before, t.Clock())
-	return nil
+	l := t.leafLocked(id)
+	l.readLocked(document, before, t.Clock())
+	return l.gap, nil
 }
 
 // Report is described at gateway.Twins.

@@ -243,8 +243,8 @@ type bench struct {
 	notes *notes
 	leaf  *leafEnd
 	stop  func()
-	// notesOf is what the present run writes to.
-	notesOf *process
+	// process is what the present run writes to.
+	process *process
 	mu      sync.Mutex
 	said    []string // answers to reports, in order
 }
@@ -257,27 +257,55 @@ func newBench(t interface{ Fatalf(string, ...any) }) *bench {
 	return b
 }
 
-// process is the notes as one run of the gateway sees them: a crash ends that.
+// process is notes and hub as one run of the gateway sees them: a crash ends that, by
+// itself after so many steps. What is written, what the hub takes and what the leaf
+// hears are two steps each: a crash may come before and behind.
 type process struct {
 	*notes
+	*hubTwin
 	crashed atomic.Bool
+	steps   atomic.Int64 // to the crash; never when it is 0 at first
 }
 
-func (p *process) SetNotes(kind string, values map[string][]byte) error {
-	if p.crashed.Load() {
+// do does something that others see, unless the process is dead. ok is false when the
+// process did not live to see it done.
+func (p *process) do(f func()) (ok bool) {
+	if !p.step() {
+		return false
+	}
+	f()
+	return p.step()
+}
+
+func (p *process) step() bool {
+	if p.steps.Add(-1) == 0 {
+		p.crashed.Store(true)
+	}
+	return !p.crashed.Load()
+}
+
+func (p *process) SetNotes(kind string, values map[string][]byte) (err error) {
+	if !p.do(func() { err = p.notes.SetNotes(kind, values) }) {
 		return gateway.ErrStoreFailed
 	}
-	return p.notes.SetNotes(kind, values)
+	return err
+}
+
+func (p *process) PatchReported(ctx context.Context, leaf string, text []byte) (version int64, err error) {
+	if !p.do(func() { version, err = p.hubTwin.PatchReported(ctx, leaf, text) }) {
+		return 0, gateway.ErrLinkDown
+	}
+	return version, err
 }
 
 // start makes a gateway; the last one has crashed, if it was not stopped.
 func (b *bench) start() {
 	if b.stop != nil {
-		b.notesOf.crashed.Store(true)
+		b.process.crashed.Store(true)
 		b.stop()
 	}
-	notes := &process{notes: b.notes}
-	b.notesOf = notes
+	notes := &process{notes: b.notes, hubTwin: b.hub}
+	b.process = notes
 	clock := func() gateway.Instant {
 		now := time.Now()
 		return gateway.Instant{Wall: now, Quality: gateway.Synced, Boot: 1, Uptime: time.Duration(now.UnixNano())}
@@ -287,7 +315,7 @@ func (b *bench) start() {
 	if err != nil {
 		b.t.Fatalf("%v", err)
 	}
-	b.Twins, err = New(DefaultConfig(), Parts{Hub: b.hub, Down: down, Notes: notes, Clock: clock, Log: log})
+	b.Twins, err = New(DefaultConfig(), Parts{Hub: notes, Down: down, Notes: notes, Clock: clock, Log: log})
 	if err != nil {
 		b.t.Fatalf("%v", err)
 	}
@@ -397,7 +425,7 @@ func TestReportWithTheHub(t *testing.T) {
 		want(t, "versions", b.answers(), "2 3")
 		want(t, "at the hub", b.hub.sent(), `[{"a":1} {"a":2}]`)
 		b.notes.set(func() {
-			if b.notes.saves > 1 { // the copy
+			if b.notes.saves != 2 { // of the copy
 				t.Errorf("%d writes to flash", b.notes.saves)
 			}
 		})

@@ -140,6 +140,10 @@ func (l *leaf) unsent() []object {
 
 // sendQueue sends what waits as one patch, as far as one can say it.
 func (t *Twins) sendQueue(l *leaf) {
+	if l.leftover && l.credit > 0 {
+		l.credit--
+		t.forget(l)
+	}
 	f := &flight{patch: l.queue[0].patch, reports: l.queue[:1:1]}
 	for _, r := range l.queue[1:] {
 		both, ok := combine(f.patch, r.patch)
@@ -185,9 +189,10 @@ func (t *Twins) landed(l *leaf) {
 	switch {
 	case f.result.err == nil:
 		l.failures = 0
-		l.reported = apply(l.reported, f.patch)
-		l.reported[versionKey] = number(f.result.version)
-		l.changed = true
+		l.takenLocked(f.patch, f.result.version)
+		if !f.kept {
+			t.copyPromptly(l)
+		}
 	case isRefused && !passing(refused):
 		l.failures = 0
 		if f.kept {
@@ -209,16 +214,35 @@ func (t *Twins) landed(l *leaf) {
 	t.tell(f.reports, f.result.version, f.result.err)
 }
 
-// forget takes from flash what the hub has taken. If that fails it is sent again
-// after the next start.
-func (t *Twins) forget(l *leaf) {
-	kept := l.kept
-	t.mu.Unlock()
-	err := t.saveKept(l.id, kept)
-	t.mu.Lock()
-	if err != nil {
-		t.Log.Warn("cannot forget what a leaf has reported", "leaf", l.id, "err", err)
+// copyPromptly has the copy on flash before the leaf hears that the hub has taken what
+// it reported: after a crash, with the hub away, it reads nothing older.
+func (t *Twins) copyPromptly(l *leaf) {
+	if !l.behind || l.credit == 0 {
+		return
 	}
+	l.credit--
+	t.mu.Unlock()
+	_ = t.saveCopy(l) // the hub has it all the same
+	t.mu.Lock()
+}
+
+// forget takes from flash what the hub has taken, once the copy there has it. If that
+// fails it is tried again before the hub gets more, as after a crash what is there
+// would be sent behind that.
+func (t *Twins) forget(l *leaf) {
+	kept, behind := l.kept, l.behind
+	t.mu.Unlock()
+	var err error
+	if behind {
+		err = t.saveCopy(l)
+	}
+	if err == nil {
+		if err = t.saveKept(l.id, kept); err != nil {
+			t.Log.Warn("cannot forget what a leaf has reported", "leaf", l.id, "err", err)
+		}
+	}
+	t.mu.Lock()
+	l.leftover = err != nil
 }
 
 // tell answers reports.
@@ -257,7 +281,7 @@ func (t *Twins) keep(l *leaf, move bool) {
 		f.reports = nil // answered below, whatever the hub says later
 	}
 	if err == nil {
-		l.kept = patches
+		l.kept, l.leftover = patches, false
 		if move {
 			f.kept = true
 		}
