@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -33,35 +32,21 @@ func (b *binding) flags(c *cobra.Command) {
 // counted in it. The window of somebody else is left alone.
 func (b *binding) within(ctx context.Context, std streams, what, transport, address string, length time.Duration, do func() error) error {
 	r := b.remote
-	r.list = pairHint
-	s, err := r.client().WindowState(ctx)
+	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf
+	opening := control.Opening{Seconds: min(length, pairing.MaxWindow).Seconds(), Auth: b.auth, Transport: transport}
+	claim, err := r.client().Claim(ctx, control.Claiming{Opening: opening, ID: b.leaf, Address: address})
 	if err != nil {
 		return r.failed(what, err)
 	}
-	var ours time.Time // when the window ends that is opened here
-	if !s.Open || s.Transport != transport {
-		w, err := r.client().OpenWindow(ctx, control.Opening{Seconds: min(length, pairing.MaxWindow).Seconds(), Auth: b.auth, Transport: transport})
-		if err != nil {
-			return r.failed(what, err)
-		}
-		ours = w.Until
-		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, w.Until.Format(time.RFC3339))
+	defer claim.Release(releaseWait)
+	if claim.Opened {
+		fmt.Fprintf(std.err, "pairing window open over %s until %s\n", transport, claim.Until.Format(time.RFC3339))
 	}
-	r.list = "remove that leaf first, if it is right: fieldgate device remove " + b.leaf
-	token, err := r.client().Claim(ctx, control.Claiming{Transport: transport, ID: b.leaf, Address: address})
-	if err = r.failed(what, err); err == nil {
-		err = do()
-	}
-	if f, is := errors.AsType[*failure](err); err != nil && !(is && f.code == exitRejected) {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonWait)
-		defer cancel()
-		_ = r.client().Abandon(last, token, ours) // it may be over, and the window closes by itself
-	}
-	return err
+	return do()
 }
 
-// abandonWait is how long a command that has failed waits for its claim to be given up.
-const abandonWait = 5 * time.Second
+// releaseWait is how long a command that is done waits for its claim to be given up.
+const releaseWait = 5 * time.Second
 
 // bind has the daemon write the tables of the leaf, and serve it.
 func (b *binding) bind(ctx context.Context, std streams, what string, a control.Admission) error {

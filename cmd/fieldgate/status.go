@@ -110,6 +110,8 @@ func (r *remote) failed(what string, err error) error {
 		f.code, f.next = exitForbidden, "say so if that is what you want: --help has the flag"
 	case errors.Is(err, control.ErrTaken):
 		f.code, f.next = exitForbidden, "wait until that is over, or end it: fieldgate pair close"
+	case errors.Is(err, control.ErrTooEarly):
+		f.code, f.next = exitForbidden, "wait for so long, then try again"
 	case errors.Is(err, control.ErrRefused):
 		f.code, f.next = exitForbidden, "send what the reason says can be taken"
 	case errors.Is(err, control.ErrStore):

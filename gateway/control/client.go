@@ -27,6 +27,7 @@ var (
 	ErrUnproven   = errors.New("not proven") // who it claims to be
 	ErrPolicy     = errors.New("not done unless that is allowed")
 	ErrTaken      = errors.New("busy")
+	ErrTooEarly   = errors.New("too early")
 	ErrRefused    = errors.New("refused")
 	ErrStore      = errors.New("the store cannot do it") // it is full, damaged, or fails
 
@@ -71,6 +72,13 @@ func (l *line) Write(p []byte) (int, error) {
 		l.sent.Store(true)
 	}
 	return n, err
+}
+
+// end says that nothing more comes from here, and leaves the answer to be read.
+func (l *line) end() {
+	if half, ok := l.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
 }
 
 // attempts are how often a request is begun. A machine that stalls may keep a caller
@@ -312,13 +320,20 @@ func (c *Client) ask(ctx context.Context, path string, text []byte, v any) error
 
 // do returns the body of an answer that is a success.
 func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.ReadCloser, error) {
+	body, _, err := c.call(ctx, method, path, text)
+	return body, err
+}
+
+// call is do, and says over which connection the answer comes.
+func (c *Client) call(ctx context.Context, method, path string, text []byte) (io.ReadCloser, *line, error) {
 	var resp *http.Response
+	var used *line // nil: there was no connection
 	for left, again := attempts, true; again; left-- {
-		var used *line // nil: there was no connection
+		used = nil
 		said := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { used, _ = i.Conn.(*line) }})
 		r, err := http.NewRequestWithContext(said, method, "http://fieldgate"+path, bytes.NewReader(text))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		resp, err = c.http.Do(r)
 		if again = err != nil && used != nil && !used.sent.Load() && left > 1 && ctx.Err() == nil; again || err == nil {
@@ -328,17 +343,17 @@ func (c *Client) do(ctx context.Context, method, path string, text []byte) (io.R
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return resp.Body, used, nil
 	}
 	defer resp.Body.Close()
 	var p Problem
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&p); err != nil {
 		p.Error = resp.Status
 	}
-	return nil, failed(resp.StatusCode, p.Error)
+	return nil, nil, failed(resp.StatusCode, p.Error)
 }
 
 // failed is the error of a status that is no success.
@@ -363,6 +378,8 @@ func failed(status int, text string) error {
 		return fmt.Errorf("%w: %s", ErrPolicy, text)
 	case http.StatusLocked:
 		return fmt.Errorf("%w: %s", ErrTaken, text)
+	case http.StatusTooEarly:
+		return fmt.Errorf("%w: %s", ErrTooEarly, text)
 	case http.StatusNotAcceptable:
 		return fmt.Errorf("%w: %s", ErrRefused, text)
 	case http.StatusInsufficientStorage:

@@ -15,11 +15,8 @@
 //	GET  /v1/dead-letters/export    the same with properties and bodies, a line each
 //	POST /v1/dead-letters/replay    a Selection: back into their lanes
 //	POST /v1/dead-letters/purge     a Selection: gone for good
-//	POST /v1/pairing/claim          a Claiming: a Claim
-//	DELETE /v1/pairing/claim        gives up the claim with that token
-//	DELETE /v1/pairing              closes the window; with token and until the same
-//	                                as above, and only that window when nobody else has
-//	                                the claim
+//	POST /v1/pairing/claim          a Claiming: a Claimed at once; the claim is held
+//	                                until the caller's side of the connection ends
 //	GET  /v1/ble/devices?for=5s     what the radio hears, an array of Heard
 //	POST /v1/ble/pair               a Pairing: a line of JSON for each Step
 //	POST /v1/ble/answer             an Answer to what a Step asks

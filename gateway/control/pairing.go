@@ -3,9 +3,10 @@ package control
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
@@ -29,16 +30,18 @@ type Opening struct {
 	Transport string  `json:"transport,omitempty"` // "" is MQTT
 }
 
-// Claiming says which leaf the device at an address is to be.
+// Claiming says which leaf the device at an address is to be, and how a window is opened
+// for that if none is open.
 type Claiming struct {
-	Transport string `json:"transport"`
-	ID        string `json:"id"`
-	Address   string `json:"address"`
+	Opening
+	ID      string `json:"id"`
+	Address string `json:"address"`
 }
 
-// Claim is one that was made.
-type Claim struct {
-	Token string `json:"token"` // gives it up
+// Claimed is the answer to a Claiming.
+type Claimed struct {
+	Until  time.Time `json:"until"`  // when the window closes
+	Opened bool      `json:"opened"` // for this claim
 }
 
 // Opened is one that is open. It prints as "redacted".
@@ -64,65 +67,74 @@ func (s *Server) openWindow(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &o) {
 		return
 	}
-	if most := pairing.MaxWindow.Seconds(); o.Seconds < 0 || o.Seconds > most {
-		refuse(w, http.StatusBadRequest, "a window is open for at most %v", pairing.MaxWindow)
+	options, ok := o.options(w)
+	if !ok {
 		return
 	}
-	transport := cmp.Or(o.Transport, pairing.OverMQTT)
-	if !slices.Contains(Transports, transport) {
-		refuse(w, http.StatusBadRequest, "there is no transport %q: write one of %v", transport, Transports)
-		return
-	}
-	code, until, err := s.Window.Open(pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth, Transport: transport})
+	code, until, err := s.Window.Open(options)
 	if err != nil {
 		refuse(w, pairingStatus(err), "%v", err)
 		return
 	}
-	if transport != pairing.OverMQTT {
+	if options.Transport != pairing.OverMQTT {
 		answer(w, Opened{Until: until.UTC()})
 		return
 	}
 	answer(w, Opened{code.Text(), s.Invite(code), until.UTC()})
 }
 
+// options are how a window is opened; it answers if it cannot be.
+func (o *Opening) options(w http.ResponseWriter) (out pairing.Options, ok bool) {
+	if most := pairing.MaxWindow.Seconds(); o.Seconds < 0 || o.Seconds > most {
+		refuse(w, http.StatusBadRequest, "a window is open for at most %v", pairing.MaxWindow)
+		return out, false
+	}
+	transport := cmp.Or(o.Transport, pairing.OverMQTT)
+	if !slices.Contains(Transports, transport) {
+		refuse(w, http.StatusBadRequest, "there is no transport %q: write one of %v", transport, Transports)
+		return out, false
+	}
+	return pairing.Options{For: time.Duration(o.Seconds * float64(time.Second)), Auto: o.Auto, Auth: o.Auth, Transport: transport}, true
+}
+
 // Transports are those over which a leaf can pair.
 var Transports = []string{pairing.OverMQTT, pairing.OverSerial, pairing.OverBLE}
 
+// claim answers at once, and holds the claim until nothing more can come from the caller:
+// a command that is killed can say nothing.
 func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
 	var c Claiming
 	if !read(w, r, &c) {
 		return
 	}
+	options, ok := c.options(w)
+	if !ok {
+		return
+	}
+	if options.Transport == pairing.OverMQTT {
+		refuse(w, http.StatusBadRequest, "over %s it is the leaf that claims, with the code", options.Transport)
+		return
+	}
 	p, _ := r.Context().Value(accessKey{}).(peer)
-	token, err := s.Window.Claim(c.Transport, c.ID, c.Address, p.who)
+	hold, err := s.Window.Claim(options, c.ID, c.Address, p.who)
 	if err != nil {
-		done(w, err)
+		refuse(w, pairingStatus(err), "%v", err)
 		return
 	}
-	answer(w, Claim{token})
+	defer hold.Release()
+	ways := http.NewResponseController(w)
+	// No window is open for longer, and a caller that stands still keeps no connection for
+	// ever: behind the deadline the server takes it for gone.
+	end := time.Now().Add(pairing.MaxWindow + time.Minute)
+	_, _ = ways.SetReadDeadline(end), ways.SetWriteDeadline(end)
+	_, _ = io.Copy(io.Discard, r.Body) // behind its end the server watches the connection
+	answer(w, Claimed{hold.Until().UTC(), hold.Opened()})
+	if ways.Flush() == nil {
+		<-r.Context().Done()
+	}
 }
 
-// closeWindow closes any window; with a query only that which it names.
-func (s *Server) closeWindow(w http.ResponseWriter, r *http.Request) {
-	if r.URL.RawQuery == "" {
-		done(w, s.Window.Close())
-		return
-	}
-	s.abandonClaim(w, r)
-}
-
-func (s *Server) abandonClaim(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	var until time.Time
-	if text := q.Get("until"); text != "" {
-		var err error
-		if until, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			refuse(w, http.StatusBadRequest, "until is no time: %v", err)
-			return
-		}
-	}
-	done(w, s.Window.Abandon(q.Get("token"), until))
-}
+func (s *Server) closeWindow(w http.ResponseWriter, _ *http.Request) { done(w, s.Window.Close()) }
 
 func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
 
@@ -159,8 +171,11 @@ func done(w http.ResponseWriter, err error) {
 
 // pairingStatus is that of a window that is not there, or not for who asks.
 func pairingStatus(err error) int {
-	if errors.Is(err, pairing.ErrTaken) {
+	switch {
+	case errors.Is(err, pairing.ErrTaken):
 		return http.StatusLocked
+	case errors.Is(err, pairing.ErrBackoff):
+		return http.StatusTooEarly
 	}
 	return http.StatusConflict
 }
@@ -203,30 +218,46 @@ func (c *Client) OpenWindow(ctx context.Context, o Opening) (out Opened, err err
 	return out, err
 }
 
-// Claim says which leaf a device is to be, in a window that is open for its transport,
-// and returns a token for Abandon.
-func (c *Client) Claim(ctx context.Context, x Claiming) (token string, err error) {
-	var out Claim
-	err = c.change(ctx, http.MethodPost, "/v1/pairing/claim", x, &out)
-	return out.Token, err
+// Claim is a claim that is held. One goroutine uses it.
+type Claim struct {
+	Claimed
+	answer io.Reader
+	line   *line
+	cut    context.CancelFunc
+}
+
+// Claim says which leaf a device is to be. Release is to be called when that was bound,
+// or was not; the end of the caller does it as well, however it comes about. Once it is
+// claimed, the end of ctx is none of its business.
+func (c *Client) Claim(ctx context.Context, x Claiming) (*Claim, error) {
+	text, err := json.Marshal(x)
+	if err != nil {
+		return nil, err
+	}
+	life, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer context.AfterFunc(ctx, cut)()
+	claim := &Claim{cut: cut}
+	if claim.answer, claim.line, err = c.call(life, http.MethodPost, "/v1/pairing/claim", text); err == nil {
+		err = json.NewDecoder(claim.answer).Decode(&claim.Claimed)
+	}
+	if err != nil {
+		cut()
+		return nil, err
+	}
+	return claim, nil
+}
+
+// Release gives it up, and waits until that is done, but no longer than for a limit.
+func (c *Claim) Release(limit time.Duration) {
+	defer time.AfterFunc(limit, c.cut).Stop()
+	defer c.cut()
+	c.line.end()
+	_, _ = io.Copy(io.Discard, c.answer)
 }
 
 // CloseWindow closes it, whosever it is.
 func (c *Client) CloseWindow(ctx context.Context) error {
 	return c.change(ctx, http.MethodDelete, "/v1/pairing", nil, new(Result))
-}
-
-// Abandon gives up a claim by its token, "" for none. Who has opened a window for it says
-// until when that is open, as OpenWindow has told it, and it is closed when nobody else
-// has that claim; the window of somebody else stays. The error is ErrNotFound if there is
-// neither.
-func (c *Client) Abandon(ctx context.Context, token string, until time.Time) error {
-	path, q := "/v1/pairing/claim", url.Values{"token": {token}}
-	if !until.IsZero() {
-		path = "/v1/pairing"
-		q.Set("until", until.Format(time.RFC3339Nano))
-	}
-	return c.change(ctx, http.MethodDelete, path+"?"+q.Encode(), nil, new(Result))
 }
 
 // WindowState says how it is.

@@ -1,7 +1,6 @@
 package pairing
 
 import (
-	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -12,43 +11,80 @@ import (
 // plugged into, or by a passkey. Claim, proof, approval and binding have the same names
 // and the same rules there.
 
-// Claim says that the device at an address is to be the leaf of that name, in a window
-// for its transport; source is who says so. It returns a token for Abandon. The same may
-// be said again, by the next try or by somebody who does it at the same time: each has a
-// token of its own. That another device or another name has the window is ErrTaken, which
-// says whose it is. Other errors are ErrWindow and ErrKnown: that a leaf of that name is
-// at another address, or at none, is an alarm.
-func (w *Window) Claim(transport, id, address, source string) (token string, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	x := w.open
-	if x == nil || x.Transport != transport {
-		return "", w.noWindowLocked(transport)
-	}
-	if c := x.claim; c != nil {
-		if c.deciding || !c.isOf(id, address) {
-			return "", x.taken()
-		}
-		return c.hold(), nil
-	}
-	if w.Known(id) {
-		if strings.EqualFold(w.At(id), address) {
-			w.decideLocked(Refused)
-			w.endLocked(x, fmt.Sprintf("%q is paired with %s already", id, address))
-			return "", fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
-		}
-		return "", fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
-	}
-	x.claim = &claimed{Request: Request{ID: id}, address: address, source: source, decided: make(chan struct{}), holders: make(map[string]bool)}
-	w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", id, "source", source, "transport", transport, "address", address)
-	return x.claim.hold(), nil
+// Hold is a claim as one of those has it who are at it. Safe for concurrent use.
+type Hold struct {
+	w      *Window
+	in     *opening
+	of     *claimed
+	opened bool
+	over   bool // guarded by w.mu
 }
 
-// hold returns the token of one more who has claimed it.
-func (c *claimed) hold() string {
-	token := rand.Text()
-	c.holders[token] = true
-	return token
+// Until is when the window closes.
+func (h *Hold) Until() time.Time { return h.in.until }
+
+// Opened says that the window was opened for this claim.
+func (h *Hold) Opened() bool { return h.opened }
+
+// Claim says that the device at an address is to be the leaf of that name; source is who
+// says so. It happens in the window that is open for the transport of o; if none is open,
+// one is opened as o says. The same may be said again, by the next try or by somebody who
+// does it at the same time: each has a Hold of its own. That another device or another
+// name has the window, or that it is for another transport, is ErrTaken, which says whose
+// it is. Other errors are those of Open, and ErrKnown: that a leaf of that name is at
+// another address, or at none, is an alarm.
+func (w *Window) Claim(o Options, id, address, source string) (*Hold, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x, opened := w.open, false
+	if x == nil || x.Transport != o.Transport {
+		if err := w.openLocked(o); err != nil {
+			return nil, err
+		}
+		x, opened = w.open, true
+	}
+	c := x.claim
+	switch {
+	case c != nil && (c.deciding || !c.isOf(id, address)):
+		return nil, x.taken()
+	case c != nil:
+	case !w.Known(id):
+		c = &claimed{Request: Request{ID: id}, address: address, source: source, decided: make(chan struct{})}
+		x.claim = c
+		w.Log.Info("new leaf wants to pair", "event", "pairing-claimed", "leaf", id, "source", source, "transport", x.Transport, "address", address)
+	case strings.EqualFold(w.At(id), address):
+		w.decideLocked(Refused)
+		w.endLocked(x, fmt.Sprintf("%q is paired with %s already", id, address))
+		return nil, fmt.Errorf("%w, at %s: %q", ErrKnown, address, id)
+	default:
+		return nil, fmt.Errorf("%w: %q", w.alarmLocked(x, id, source, "address", address), id)
+	}
+	c.holders++
+	c.kept = false
+	return &Hold{w: w, in: x, of: c, opened: opened}, nil
+}
+
+// Release says that one is done with a claim, in whatever way. The claim is over when all
+// are who share it, and so is the window if it was opened by one of them; after a wrong
+// passkey they stay for the next try. Only the first call counts.
+func (h *Hold) Release() {
+	w, x, c := h.w, h.in, h.of
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h.over {
+		return
+	}
+	h.over = true
+	c.holders--
+	x.passing = x.passing || h.opened
+	if w.open != x || x.claim != c || c.holders > 0 || c.kept || c.deciding {
+		return // Bind ends the window, whatever comes of it
+	}
+	w.decideLocked(Refused)
+	w.Log.Info("pairing given up", "event", "pairing-failed", "transport", x.Transport, "leaf", c.ID, "address", c.address)
+	if x.claim = nil; x.passing {
+		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", c.ID))
+	}
 }
 
 // isOf says whether that device is claimed as that leaf.
@@ -64,46 +100,13 @@ func (w *Window) noWindowLocked(transport string) error {
 	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
 }
 
-// Abandon gives up a claim by the token that Claim has returned, "" for none. It is over
-// when all have given it up who share it. Who has opened the window as well says until
-// when that is open, as Open has returned it, and it is closed then, or at once if nobody
-// has claimed it; another one, or with no time any, stays for others. The error is
-// ErrNoClaim if there is neither.
-func (w *Window) Abandon(token string, until time.Time) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	x := w.open
-	if x == nil {
-		return ErrNoClaim
-	}
-	c, opener := x.claim, x.until.Equal(until)
-	switch {
-	case c == nil && opener:
-		w.endLocked(x, "the command that has opened it has failed")
-		return nil
-	case c == nil || !c.holders[token] || c.deciding || c.approved:
-		return ErrNoClaim
-	}
-	delete(c.holders, token)
-	x.passing = x.passing || opener
-	if len(c.holders) > 0 {
-		return nil
-	}
-	w.decideLocked(Refused)
-	w.Log.Info("pairing given up", "event", "pairing-failed", "transport", x.Transport, "leaf", c.ID, "address", c.address)
-	if x.claim = nil; x.passing {
-		w.endLocked(x, fmt.Sprintf("the command that was to pair %q has failed", c.ID))
-	}
-	return nil
-}
-
 // Wrong counts a wrong passkey of the device at an address as a wrong code, if the window
-// is for it. Who has claimed it is done with that, and the claim stays for the next try.
+// is for it. The claim then stays for the next try, also when nobody is at it any more.
 func (w *Window) Wrong(transport, address string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if x := w.open; x != nil && x.Transport == transport && x.claim != nil && strings.EqualFold(x.claim.address, address) {
-		clear(x.claim.holders)
+		x.claim.kept = true
 		w.wrongLocked(x, address)
 	}
 }

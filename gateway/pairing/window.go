@@ -166,10 +166,11 @@ func (takenError) Is(target error) bool { return target == ErrTaken || target ==
 // claimed is the leaf that the window is for.
 type claimed struct {
 	Request
-	address  string          // of one that is at a port or a device of its own, "" over MQTT
-	source   string          // who has claimed it: an address of the network, or an operator
-	holders  map[string]bool // tokens of those operators who are at it; nil over MQTT
-	deciding bool            // it is being admitted at this moment
+	address  string // of one that is at a port or a device of its own, "" over MQTT
+	source   string // who has claimed it: an address of the network, or an operator
+	holders  int    // how many operators are at it, 0 over MQTT
+	kept     bool   // it stays when they have gone, for the next try
+	deciding bool   // it is being admitted at this moment
 	approved bool
 	answer   Answer
 	err      error         // why it gets none
@@ -181,17 +182,24 @@ type claimed struct {
 func (w *Window) Open(o Options) (Code, time.Time, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.openLocked(o); err != nil {
+		return Code{}, time.Time{}, err
+	}
+	return w.open.code, w.open.until, nil
+}
+
+func (w *Window) openLocked(o Options) error {
 	now := time.Now()
 	if w.open != nil {
-		return Code{}, time.Time{}, w.open.taken()
+		return w.open.taken()
 	}
 	if now.Before(w.retry) {
-		return Code{}, time.Time{}, fmt.Errorf("%w: a window can be opened again in %v", ErrBackoff, w.retry.Sub(now).Round(time.Second))
+		return fmt.Errorf("%w: a window can be opened again in %v", ErrBackoff, w.retry.Sub(now).Round(time.Second))
 	}
 	o.Transport = cmp.Or(o.Transport, OverMQTT)
 	if o.Transport == OverMQTT { // else the device may bring a key of its own
 		if err := w.Usable(o.Auth); err != nil {
-			return Code{}, time.Time{}, err
+			return err
 		}
 	}
 	if o.For == 0 {
@@ -207,7 +215,7 @@ func (w *Window) Open(o Options) (Code, time.Time, error) {
 	w.open = x
 	w.outcome = ""
 	w.Log.Info("pairing window opened", "event", "pairing-opened", "transport", o.Transport, "until", x.until.UTC(), "auto", o.Auto)
-	return x.code, x.until, nil
+	return nil
 }
 
 // Close closes the window, whosever it is. The error is ErrWindow if there is none,

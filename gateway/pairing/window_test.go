@@ -345,8 +345,7 @@ func TestOutcome(t *testing.T) {
 // While a leaf is being admitted, which may take long, the state is told, nobody else
 // decides, and an end of the window comes after that.
 func TestSlowAdmission(t *testing.T) {
-	var token string // of the claim that is bound
-	var err error
+	var hold *Hold // of the claim that is bound
 	for what, begin := range map[string]func(w *Window, slow func() error) (result chan error){
 		"approved": func(w *Window, slow func() error) chan error {
 			w.Admit = func(r Request, _ string) (Answer, error) { return Answer{ID: r.ID, Password: "new"}, slow() }
@@ -373,7 +372,8 @@ func TestSlowAdmission(t *testing.T) {
 		},
 		"bound": func(w *Window, slow func() error) chan error {
 			opened(t, w, Options{Transport: OverSerial})
-			if token, err = w.Claim(OverSerial, "pump-7", "usb:A1", "test"); err != nil {
+			var err error
+			if hold, err = w.Claim(Options{Transport: OverSerial}, "pump-7", "usb:A1", "test"); err != nil {
 				t.Fatal(err)
 			}
 			result := make(chan error, 1)
@@ -396,11 +396,14 @@ func TestSlowAdmission(t *testing.T) {
 				}
 				for other, err := range map[string]error{
 					"approve": w.Approve("pump-7"), "reject": w.Reject("pump-7"), "close": w.Close(), "bind": w.Bind(OverSerial, "pump-7", "usb:A1", nil),
-					"claim": claimOf(w, OverSerial, "pump-7", "usb:A1"), "abandon": w.Abandon(token, w.State().Until),
+					"claim": claimOf(w, OverSerial, "pump-7", "usb:A1"),
 				} {
 					if err == nil {
 						t.Errorf("%s is done meanwhile", other)
 					}
+				}
+				if hold != nil {
+					hold.Release() // who binds it is killed
 				}
 				w.mu.Lock()
 				w.endLocked(w.open, "nobody has paired in time") // as its timer does
@@ -421,7 +424,7 @@ func TestSlowAdmission(t *testing.T) {
 }
 
 func claimOf(w *Window, transport, id, address string) error {
-	_, err := w.Claim(transport, id, address, "test")
+	_, err := w.Claim(Options{Transport: transport}, id, address, "test")
 	return err
 }
 
@@ -441,11 +444,11 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	token, other := "", ""
+	var hold, other *Hold // of the last claim, and of that before
 	claim := func(transport, id, address, source string) (err error) {
-		got, err := w.Claim(transport, id, address, source)
+		got, err := w.Claim(Options{Transport: transport}, id, address, source)
 		if err == nil {
-			token, other = got, token
+			hold, other = got, hold
 		}
 		return err
 	}
@@ -457,7 +460,6 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
-	wants("without a window", claim(OverSerial, "meter-2", "usb:B2", "test"), ErrWindow)
 	wants("without a window", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrWindow)
 	open(OverSerial)
 	if _, err := w.Code(); !errors.Is(err, ErrWindow) {
@@ -466,7 +468,7 @@ func TestWindowOfAWire(t *testing.T) {
 	if _, err := w.Enter("1234-5674", "test"); !errors.Is(err, ErrWindow) {
 		t.Errorf("it can be entered over MQTT: %v", err)
 	}
-	wants("over another wire", claim(OverBLE, "meter-2", "C8:00:00:00:00:01", "test"), ErrWindow)
+	wants("over another wire", claim(OverBLE, "meter-2", "C8:00:00:00:00:01", "test"), ErrTaken)
 	wants("without a claim", w.Bind(OverSerial, "meter-2", "usb:B2", admit), ErrNoClaim)
 	wants("a claim", claim(OverSerial, "meter-2", "usb:B2", "test"), nil)
 	if s := w.State(); s.Transport != OverSerial || s.Claim != "meter-2" || s.Address != "usb:B2" || s.State != Claimed {
@@ -486,13 +488,12 @@ func TestWindowOfAWire(t *testing.T) {
 			t.Errorf("%s: it does not say whose it is: %v", what, err)
 		}
 	}
-	wants("giving up a claim of another", w.Abandon("another", w.State().Until), ErrNoClaim)
-	wants("giving it up", w.Abandon(token, time.Time{}), nil)
-	wants("giving it up again", w.Abandon(token, time.Time{}), ErrNoClaim)
+	hold.Release()
+	hold.Release() // counts once
 	if s := w.State(); s.Claim != "meter-2" {
 		t.Errorf("who shares the claim has lost it: %+v", s)
 	}
-	wants("giving it up, as the last", w.Abandon(other, time.Time{}), nil)
+	other.Release()
 	if s := w.State(); s.Claim != "" || !s.Open {
 		t.Errorf("all have given up, and the state is %+v", s)
 	}
@@ -508,32 +509,27 @@ func TestWindowOfAWire(t *testing.T) {
 	if err := w.Bind(OverSerial, "meter-4", "usb:D4", admit); !errors.Is(err, ErrWindow) || !strings.Contains(err.Error(), "paired with meter-3") {
 		t.Errorf("binding behind the end: %v", err)
 	}
-	open(OverSerial)
-	wants("a claim", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
-	wants("giving it up, and the window", w.Abandon(token, w.State().Until), nil)
+	last := hold
+	wants("a claim without a window", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
+	if s := w.State(); !s.Open || s.Transport != OverSerial || !hold.Opened() || !hold.Until().Equal(s.Until) {
+		t.Errorf("it has opened none: %+v, %v until %v", s, hold.Opened(), hold.Until())
+	}
+	last.Release() // of a window that was before
+	if s := w.State(); !s.Open || s.Claim != "meter-4" {
+		t.Errorf("the end of another claim has ended it: %+v", s)
+	}
+	hold.Release()
 	if s := w.State(); s.Open || strings.Contains(s.Last, "operator") || w.Outcome(time.Minute) != Refused {
 		t.Errorf("afterwards the state is %+v, and the outcome %q", s, w.Outcome(time.Minute))
 	}
 
-	open(OverSerial)
-	wants("giving up a window that was before this one", w.Abandon(token, w.State().Until.Add(-1)), ErrNoClaim)
-	wants("giving up no window and no claim", w.Abandon("", time.Time{}), ErrNoClaim)
-	if !w.State().Open {
-		t.Error("a command that has failed closes the window of somebody else")
-	}
-	wants("giving up before there is a claim", w.Abandon("", w.State().Until), nil)
-	if w.State().Open {
-		t.Error("a command that has failed before its claim leaves its window open")
-	}
-
-	open(OverSerial)
-	wants("a claim", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
+	wants("a claim without a window", claim(OverSerial, "meter-4", "usb:D4", "test"), nil)
 	wants("another one's share of it", claim(OverSerial, "meter-4", "usb:D4", "other"), nil)
-	wants("giving it up by who has opened the window", w.Abandon(other, w.State().Until), nil)
-	if s := w.State(); !s.Open || s.Claim != "meter-4" {
+	other.Release() // who has opened the window
+	if s := w.State(); !s.Open || s.Claim != "meter-4" || hold.Opened() {
 		t.Errorf("who shares the claim has lost the window: %+v", s)
 	}
-	wants("giving it up by the other", w.Abandon(token, time.Time{}), nil)
+	hold.Release()
 	if s := w.State(); s.Open {
 		t.Errorf("nobody is at it any more, and the state is %+v", s)
 	}
@@ -560,7 +556,7 @@ func TestWindowOfAWire(t *testing.T) {
 	w.Wrong(OverBLE, "C8:00:00:00:00:01") // nobody has claimed it
 	wants("a claim", claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
 	w.Wrong(OverBLE, "c8:00:00:00:00:01")
-	wants("giving up what was proven wrong", w.Abandon(token, w.State().Until), ErrNoClaim)
+	hold.Release()
 	wants("the next try", claim(OverBLE, "valve-1", "C8:00:00:00:00:01", "test"), nil)
 	w.Wrong(OverBLE, "C8:00:00:00:00:02")
 	w.Wrong(OverSerial, "C8:00:00:00:00:01")
@@ -573,4 +569,45 @@ func TestWindowOfAWire(t *testing.T) {
 	if s := w.State(); s.Open || s.Retry.IsZero() || !strings.Contains(log.String(), "pairing-guessed") {
 		t.Errorf("still open: %+v", s)
 	}
+}
+
+// After a wrong passkey the claim stays for the next try, and for whoever shares it: the
+// end of one takes it from nobody.
+func TestWrongIsShared(t *testing.T) {
+	const valve, address = "valve-1", "C8:00:00:00:00:01"
+	w := newWindow()
+	claim := func() *Hold {
+		t.Helper()
+		h, err := w.Claim(Options{Transport: OverBLE}, valve, address, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	expect := func(what, claim string, open bool) {
+		t.Helper()
+		if s := w.State(); s.Claim != claim || s.Open != open {
+			t.Errorf("%s: %+v", what, s)
+		}
+	}
+	first, second := claim(), claim()
+	w.Wrong(OverBLE, address)
+	first.Release()
+	third := claim()
+	third.Release()
+	expect("two of three have gone", valve, true)
+	if err := w.Bind(OverBLE, valve, address, func() error { return nil }); err != nil {
+		t.Errorf("who is still at it cannot bind: %v", err)
+	}
+	second.Release()
+
+	first = claim()
+	w.Wrong(OverBLE, address)
+	second = claim()
+	w.Wrong(OverBLE, address)
+	first.Release()
+	second.Release()
+	expect("both had it wrong", valve, true)
+	claim().Release() // as its opener has gone, this is the end
+	expect("the next try has come to nothing", "", false)
 }

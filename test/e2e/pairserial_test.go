@@ -149,6 +149,14 @@ func TestTwoPair(t *testing.T) {
 	_ = first.Wait() // it has failed
 	status(`last    the command that was to pair "meter-1" has failed`)
 
+	// Nor is anything left of one that is killed and can give up nothing.
+	first, _ = listen()
+	status("window  open")
+	must(t, first.Process.Kill())
+	_ = first.Wait()
+	status(`window  closed`)
+	status(`last    the command that was to pair "meter-1" has failed`)
+
 	// Its window is ended, and another one opened: that is none of its business.
 	first, _ = listen()
 	c.gets(0, "device", "reject", "meter-1")
