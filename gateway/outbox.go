@@ -346,11 +346,24 @@ func (p *Path) EndPauses() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.senders {
-		if s.place == paused {
-			s.place = idle
-			p.unparkLocked(s)
-			p.offerLocked(s)
-		}
+		p.endPauseLocked(s)
+	}
+}
+
+// EndPause is EndPauses of one leaf: there may be nothing left that waits.
+func (p *Path) EndPause(leaf string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.senders[leaf]; s != nil {
+		p.endPauseLocked(s)
+	}
+}
+
+func (p *Path) endPauseLocked(s *sender) {
+	if s.place == paused {
+		s.place = idle
+		p.unparkLocked(s)
+		p.offerLocked(s)
 	}
 }
 

@@ -312,7 +312,7 @@ func assemble(cfg *config, queue *store.Store, clock gateway.Clock, hardware *bo
 	g.metrics = metricsHandler(c, ackTimes, syncTimes)
 	g.control = control.New(cfg.Control, control.Parts{
 		Configuration: changes,
-		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, Events: events.Events, Log: log.With("part", "control"),
+		State:         func() any { return c.state() }, Shelf: queue, Backlog: queue, Clock: clock, Replay: g.path.Replay, EndPause: g.path.EndPause, Events: events.Events, Log: log.With("part", "control"),
 		Radio:     g.fleet.radio,
 		Topics:    &topics{broker: g.broker, roster: g.roster},
 		RoundTrip: g.roundTrip, ProbeStore: func() error { return probeStore(queue) }, Records: events.lines.Records, Message: g.trace.Find,

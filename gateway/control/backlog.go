@@ -260,20 +260,30 @@ func (s *Server) purgeBacklog(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	match := order.matcher(s.Clock())
+	match, chosen := order.matcher(s.Clock()), make(map[string]bool)
+	collect := func(m *gateway.Message) bool {
+		if !match(m) {
+			return false
+		}
+		chosen[m.Leaf] = true
+		return true
+	}
 	var sum PurgeResult
 	for _, lane := range lanes {
 		var p gateway.Purged
 		if order.Look {
 			p, err = s.wouldPurge(r.Context(), lane, match)
 		} else {
-			p, err = s.Backlog.Purge(r.Context(), lane, match)
+			p, err = s.Backlog.Purge(r.Context(), lane, collect)
 		}
 		sum.Messages += p.Messages
 		sum.Sending += p.Under
 		if err != nil {
 			break
 		}
+	}
+	for leaf := range chosen { // one that waits for the hub's word may have nothing more that waits
+		s.EndPause(leaf)
 	}
 	if !order.Look && (sum.Messages > 0 || err != nil) {
 		p, _ := r.Context().Value(accessKey{}).(peer)

@@ -61,6 +61,8 @@ type Parts struct {
 	// Backlog is what waits on flash, and Clock says how old it is.
 	Backlog gateway.Backlog
 	Clock   gateway.Clock
+	// EndPause has the hub asked anew about a leaf of which messages were purged.
+	EndPause func(leaf string)
 	// Replay puts a letter back into its lane, see gateway.Path.
 	Replay  func(context.Context, gateway.DeadLetter) error
 	Devices Devices

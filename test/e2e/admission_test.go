@@ -143,12 +143,12 @@ func TestLeafWhoseFileIsGone(t *testing.T) {
 	must(t, s.StartGateway(ctx))
 	must(t, s.Cut(ctx))
 	c := &terminal{t, ctx, s}
-	for _, leaf := range []string{"sensor-3", "sensor-4"} {
+	for _, leaf := range []string{"sensor-3", "sensor-4", "sensor-5"} {
 		added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", leaf, "--password", "--output", "json"))
 		publishOnce(t, s, leaf, added.Password)
 	}
 	s.Gateway().Kill()
-	for _, leaf := range []string{"sensor-3", "sensor-4"} {
+	for _, leaf := range []string{"sensor-3", "sensor-4", "sensor-5"} {
 		must(t, os.Remove(filepath.Join(s.Dir(), "gateway", "leaf.d", leaf+".leaf.toml")))
 	}
 	must(t, s.StartGateway(ctx))
@@ -160,7 +160,7 @@ func TestLeafWhoseFileIsGone(t *testing.T) {
 			return !slices.ContainsFunc(want, func(text string) bool { return !strings.Contains(out, text) })
 		}))
 	}
-	status("state    messages of 2 leaves wait here that are not configured\n", "\n         sensor-3: its messages wait on flash, and no such leaf is configured\n", "next     what is wrong, and what to do about it: fieldgate check")
+	status("state    messages of 3 leaves wait here that are not configured\n", "\n         sensor-3: its messages wait on flash, and no such leaf is configured\n", "next     what is wrong, and what to do about it: fieldgate check")
 	out, _, code := c.run(nil, "check", "--config", s.ConfigFile())
 	if code != 8 {
 		t.Errorf("exit code %d of check, want 8", code)
@@ -177,9 +177,15 @@ func TestLeafWhoseFileIsGone(t *testing.T) {
 	if e := awaitEvents(ctx, t, s, 1)[0]; e.Device != "sensor-3" || string(e.Body) != "of sensor-3" {
 		t.Errorf("%q arrives as %q's", e.Body, e.Device)
 	}
-	status("messages of sensor-4 wait here, and no such leaf is configured")
+	status("messages of 2 leaves wait here that are not configured")
 	c.gets(0, "store", "purge", "--leaf", "sensor-4", "--yes")
-	must(t, s.Await(ctx, "nothing to be said of it", func() bool { return !strings.Contains(c.gets(0, "status"), "sensor-4") }))
+	if out := c.gets(0, "status"); strings.Contains(out, "sensor-4") || !strings.Contains(out, "messages of sensor-5 wait here, and no such leaf is configured") {
+		t.Errorf("right after its messages were purged it says: %s", out)
+	}
+	c.gets(0, "store", "purge", "--all", "--yes")
+	if out := c.gets(0, "status"); strings.Contains(out, "sensor-5") {
+		t.Errorf("right after all was purged it says: %s", out)
+	}
 }
 
 // publishOnce has a leaf log in with its password and hand over one message.
