@@ -24,6 +24,7 @@ import (
 type appliance struct {
 	from     []string
 	hostName bool
+	wipe     bool
 	gateway  firstboot.Gateway
 }
 
@@ -39,6 +40,9 @@ func (a *appliance) flags(c *cobra.Command) {
 // ready completes what the flags have begun.
 func (a *appliance) ready() *firstboot.Gateway {
 	g := &a.gateway
+	if a.wipe {
+		g.Card = a.from[0]
+	}
 	if whole, err := filepath.Abs(g.Config); err == nil {
 		g.Config = whole // its folder names secrets
 	}
@@ -121,6 +125,7 @@ rpi-preseed.toml, custom.toml, user-data, network-config. fieldgate.toml counts 
 	}
 	a.flags(c)
 	c.Flags().BoolVar(&a.hostName, "host-name", false, "name the machine as [gateway] name says, or fieldgate- and a part of its serial number")
+	c.Flags().BoolVar(&a.wipe, "wipe", false, "the first folder is the machine's own boot partition: note when its free room, in which editors leave secrets, is to be overwritten by report")
 	c.AddCommand(reportCommand(std))
 	return c
 }
@@ -182,21 +187,31 @@ func reportCommand(std streams) *cobra.Command {
 		Use:   "report",
 		Short: "Write on the card how the gateway is and what to do",
 		Long: `Writes FIELDGATE-STATUS.txt beside fieldgate.toml, where it says something else than
-before: whoever has only the card can read it. A timer runs this.`,
-		Example: "  fieldgate first-boot report --from /boot",
+before: whoever has only the card can read it. A timer runs this.
+
+With --wipe it then overwrites the free room of that partition once after secrets were
+taken from it, and after a reset: editors write a file anew, and earlier versions stay
+where they were. The partition is full meanwhile.`,
+		Example: "  fieldgate first-boot report --from /boot --wipe",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a.ready()
 			var s state
 			err := r.client().State(cmd.Context(), &s)
-			if err := a.writeStatus(&s, err == nil); err != nil {
+			running := err == nil
+			err = a.writeStatus(&s, running)
+			if a.wipe && err == nil {
+				err = errors.Join(a.gateway.Wipe(cmd.Context()), a.writeStatus(&s, running))
+			}
+			if err != nil {
 				return &failure{exitFailed, "cannot write on the card", err, "look whether the boot partition is mounted"}
 			}
-			fmt.Fprint(std.out, a.status(&s, err == nil))
+			fmt.Fprint(std.out, a.status(&s, running))
 			return nil
 		},
 	}
 	a.flags(c)
+	c.Flags().BoolVar(&a.wipe, "wipe", false, "overwrite the free room of the first folder, a partition of at most 1 GiB, where that is due")
 	r.flags(c)
 	return c
 }
@@ -234,6 +249,9 @@ func (a *appliance) status(s *state, running bool) string {
 		line("SSH", "ssh root@"+name)
 	} else {
 		line("SSH", "closed: write authorized_keys under [ssh] in fieldgate.toml on this card")
+	}
+	if residue := a.gateway.Residue(); residue != "" {
+		line("CARD", residue)
 	}
 	return out.String()
 }

@@ -118,6 +118,10 @@ func TestStatusOnTheCard(t *testing.T) {
 			w.await(ctx, "the card to be mended", func() bool {
 				return exec.CommandContext(ctx, "mtype", "-i", w.card+"@@1M", "::RESET").Run() != nil
 			})
+			w.await(ctx, "earlier versions on the card to be overwritten", func() bool {
+				status := w.status(ctx)
+				return strings.HasPrefix(status, "STATE ") && !strings.Contains(status, "\nCARD ")
+			})
 		}},
 	} {
 		switch c.file {

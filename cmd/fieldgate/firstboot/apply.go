@@ -30,6 +30,9 @@ type Gateway struct {
 	// of wpa_supplicant: in folders that the daemon cannot write to.
 	SSHKeys, WiFi string
 	Data          string // the gateway's data folder, for the reset
+	// Card is the folder of the machine's own boot partition, a partition of which Wipe
+	// may fill all room; "" where there is none, or it is not to be wiped.
+	Card string
 
 	// Known says which keys the configuration has, like "leaf[].key_file".
 	Known func(path string) bool
@@ -76,9 +79,13 @@ func (g *Gateway) noteFile(from string) string {
 // unless that was done before. An error
 // says what is wrong with it, in words for the operator; nothing is changed then.
 // Apply may be killed at any moment and is then to be called again.
-func (g *Gateway) Apply(from string) (Outcome, error) {
+func (g *Gateway) Apply(from string) (outcome Outcome, err error) {
+	if from == g.Card {
+		_ = g.clear() // or there is no room for the status; Wipe says what is wrong
+		defer func() { err = errors.Join(err, g.hold(err)) }()
+	}
 	changed, wrong := g.applyImagers(from)
-	outcome, err := g.apply(from)
+	outcome, err = g.apply(from)
 	if changed {
 		outcome = Applied
 	}
@@ -121,7 +128,7 @@ func (g *Gateway) apply(from string) (Outcome, error) {
 		}
 		outcome = Applied
 	}
-	return outcome, errors.Join(overwrite(name, text, last.Spans, '*'), g.tidy())
+	return outcome, errors.Join(g.overwrite(name, text, last.Spans, '*'), g.tidy())
 }
 
 // about says whether it is this file that was applied, be its secrets overwritten or
@@ -267,11 +274,15 @@ func problems(err error) (all []strict.Problem) {
 
 // overwrite has marks in the place of secrets on the card. It writes in place, for a
 // new file would leave the old one where it was; the card itself may keep it all the
-// same.
-func overwrite(name string, text []byte, spans []Span, mark byte) error {
+// same. Where an earlier version lay the operator's editor has done so already: that is
+// for Wipe.
+func (g *Gateway) overwrite(name string, text []byte, spans []Span, mark byte) error {
 	clean := starred(text, spans, mark)
 	if bytes.Equal(clean, text) {
 		return nil
+	}
+	if err := g.soil(filepath.Dir(name)); err != nil {
+		return err
 	}
 	return Writable(filepath.Dir(name), func() error {
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)

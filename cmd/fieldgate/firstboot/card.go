@@ -33,8 +33,20 @@ func WriteStatus(folder, text string) error {
 }
 
 // Writable calls f while the file system of the folder can be written to, which on the
-// card is an exception.
+// card is an exception. Whoever else calls it for that folder waits, also in another
+// process: it would find the card writable, and then no more.
 func Writable(folder string, f func() error) error {
+	lock, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return err
+	}
 	var at unix.Statfs_t
 	if err := unix.Statfs(folder, &at); err != nil {
 		return err

@@ -3,7 +3,8 @@
 // SSH keys, a Wi-Fi network.
 //
 // sheet.go reads the file, apply.go puts everything in its place, reset.go takes it
-// all away again, card.go writes to the card.
+// all away again, card.go writes to the card, wipe.go overwrites what editors have left
+// on it.
 //
 // The program may be killed and the power cut at every moment. What makes that
 // harmless: nothing is taken from the card before all of it is in its place; the new

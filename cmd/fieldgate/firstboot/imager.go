@@ -98,7 +98,7 @@ func (g *Gateway) applyImager(name string, text []byte, read func(*wishes) error
 		}
 		changed = true
 	}
-	return changed, overwrite(name, text, last.Spans, mark)
+	return changed, g.overwrite(name, text, last.Spans, mark)
 }
 
 // grant puts what is wished for in its place.

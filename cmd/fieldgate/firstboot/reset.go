@@ -37,8 +37,11 @@ func (g *Gateway) Reset(folders ...string) (done bool, err error) {
 		return false, nil
 	}
 	err = errors.Join(
-		empty(g.Data, ""), empty(g.dir(), requestFile), remove(g.SSHKeys), remove(g.WiFi),
+		empty(g.Data), empty(g.dir(), requestFile, residueName), remove(g.SSHKeys), remove(g.WiFi),
 	)
+	if err == nil {
+		err = g.soil(g.Card) // the operator has deleted files on it, or will
+	}
 	if err != nil {
 		return false, err // it is asked for still
 	}
@@ -48,9 +51,9 @@ func (g *Gateway) Reset(folders ...string) (done bool, err error) {
 	return true, err
 }
 
-// empty takes away everything in a folder, but one file and the folders in it, which
-// are there from the start, with owners of their own.
-func empty(dir, except string) error {
+// empty takes away everything in a folder. Where files are to be kept, so are the folders
+// beside them, which are there from the start, with owners of their own.
+func empty(dir string, keep ...string) error {
 	all, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -58,9 +61,9 @@ func empty(dir, except string) error {
 	for _, one := range all {
 		name := filepath.Join(dir, one.Name())
 		switch {
-		case one.Name() == except:
-		case one.IsDir() && except != "" && !strings.HasPrefix(one.Name(), "."):
-			err = errors.Join(err, empty(name, ""))
+		case slices.Contains(keep, one.Name()):
+		case one.IsDir() && len(keep) > 0 && !strings.HasPrefix(one.Name(), "."):
+			err = errors.Join(err, empty(name))
 		default:
 			err = errors.Join(err, os.RemoveAll(name))
 		}
