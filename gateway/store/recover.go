@@ -344,8 +344,8 @@ func copyWritten(from, to string) error {
 // again. It returns how many blocks it has dropped.
 //
 // known must have the blocks too of which something else proves that they were
-// synced: their damage would look the same. Blocks before from are of that commit only where the header of its last block
-// says so.
+// synced: their damage would look the same. Blocks before from are of that commit
+// only where the header of its last block says so.
 func dropUnfinished(frames, known map[uint32][]byte, from uint32) (dropped int) {
 	first, last, found := lastCommit(frames, known, from)
 	if !found {
