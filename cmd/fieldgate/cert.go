@@ -635,6 +635,17 @@ func (d *desk) describe(p *shownPair, c *x509.Certificate) ownCertificate {
 	}
 }
 
+// look reads the certificates of a pair, and says what there is to the first of them.
+func (d *desk) look(p *shownPair) (chain []*x509.Certificate, c ownCertificate, err error) {
+	err = d.who.With(func() (err error) {
+		if chain, err = p.current(); err == nil {
+			c = d.describe(p, chain[0])
+		}
+		return err
+	})
+	return chain, c, err
+}
+
 func showCertCommand(std streams) *cobra.Command {
 	var d desk
 	var whole, ca bool
@@ -653,7 +664,7 @@ prints what leaves need to trust the gateway: the authority at the top of the ch
 			all := []ownCertificate{}
 			for i := range pairs {
 				p := &pairs[i]
-				chain, err := p.current()
+				chain, c, err := d.look(p)
 				if err != nil {
 					return &failure{exitNotFound, "cannot show the certificate of " + strings.Join(p.Listeners, ", "), err, "make one: fieldgate cert create"}
 				}
@@ -670,7 +681,7 @@ prints what leaves need to trust the gateway: the authority at the top of the ch
 						}
 					}
 				}
-				all = append(all, d.describe(p, chain[0]))
+				all = append(all, c)
 			}
 			switch {
 			case ca || whole:
@@ -728,11 +739,10 @@ goes by the same rule.`,
 			}
 			due := false
 			for i := range pairs {
-				chain, err := pairs[i].current()
+				_, c, err := d.look(&pairs[i])
 				if err != nil {
 					return &failure{exitNotFound, "there is no certificate", err, "make one: fieldgate cert create"}
 				}
-				c := d.describe(&pairs[i], chain[0])
 				due = due || c.NeedsRenewal
 				fmt.Fprintf(std.out, "%s: %s, good until %s\n", strings.Join(c.Listeners, ", "), map[bool]string{true: "due", false: "not due"}[c.NeedsRenewal], stamp(c.NotAfter))
 			}

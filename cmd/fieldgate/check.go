@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/rights"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
 )
@@ -86,6 +87,7 @@ type examiner struct {
 	timeout time.Duration
 	offline bool // nobody is asked but this machine
 
+	who      rights.User // with which the files of the configuration are read
 	cfg      *config
 	clock    gateway.Clock
 	state    *state    // nil: no daemon has answered

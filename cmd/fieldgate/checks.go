@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fieldgate/fieldgate/cmd/fieldgate/rights"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
@@ -22,13 +23,18 @@ import (
 // The checks of what is on this machine.
 
 func (x *examiner) checkConfig(context.Context) []finding {
-	cfg, err := loadConfig(x.file)
+	cfg, err := x.read()
 	if mistakes, ok := errors.AsType[invalid](err); ok {
 		what := fmt.Sprintf("%s has %s", x.file, count(len(mistakes), "mistake", "mistakes"))
 		return wrong(exitConfig, what, err, "mend the places, they are in: fieldgate config validate "+x.file)
 	}
-	if errors.Is(err, fs.ErrPermission) {
+	switch {
+	case errors.Is(err, fs.ErrPermission) && x.who != (rights.User{}):
+		return wrong(exitConfig, "the daemon cannot read the configuration", err, "have user "+x.who.String()+" read it, as whom the daemon runs")
+	case errors.Is(err, fs.ErrPermission):
 		return wrong(exitConfig, "the configuration cannot be read", err, "run it as root: sudo fieldgate check")
+	case errors.Is(err, errWhose):
+		return wrong(exitForbidden, "the configuration is not read", err, "run it as the user of the daemon, with sudo -u")
 	}
 	if err != nil {
 		return wrong(exitConfig, "the configuration cannot be read", err, "name the file: fieldgate check --config FILE")
@@ -43,6 +49,27 @@ func (x *examiner) checkConfig(context.Context) []finding {
 		return []finding{{Result: resultWarning, What: x.file + " is valid, with warnings", Why: w.Error(), Next: "fieldgate config validate " + x.file}}
 	}
 	return fine("%s is valid: %s, %s", x.file, count(len(cfg.leaves), "leaf", "leaves"), count(len(cfg.ports), "serial port", "serial ports"))
+}
+
+// errWhose says that it is not known with whose rights the files are to be read.
+var errWhose = errors.New("it cannot be told whose it is")
+
+// read loads the configuration and all that it names with the rights of the daemon, also
+// where root asks: what is read may be sent to a proxy that it names, or written to, as a
+// TPM is. Nobody but root may have root do that with what is root's.
+func (x *examiner) read() (cfg *config, err error) {
+	data := defaults().Gateway.DataDir
+	if s, err := readSettings(x.file, false); err == nil { // what is wrong is said better below
+		data, _ = s.byName()["gateway.data_dir"].value.(string)
+	}
+	if x.who, err = rights.Lend(x.file, (&config{file: x.file}).resolve(data)); err != nil {
+		return nil, fmt.Errorf("%w: %w", errWhose, err)
+	}
+	err = x.who.With(func() (err error) {
+		cfg, err = loadConfig(x.file)
+		return err
+	})
+	return cfg, err
 }
 
 // stateTimeout bounds how long the daemon may take to say how it is.
@@ -196,6 +223,13 @@ func (x *examiner) driverError(name string) string {
 }
 
 func (x *examiner) checkCertificates(context.Context) (all []finding) {
+	if err := x.who.With(func() error { all = x.lookAtCertificates(); return nil }); err != nil {
+		return wrong(exitFailed, "the certificates cannot be looked at", err, "run it as the user of the daemon, with sudo -u")
+	}
+	return all
+}
+
+func (x *examiner) lookAtCertificates() (all []finding) {
 	now := x.clock().Wall
 	soonest := time.Time{}
 	d := desk{dir: x.cfg.Gateway.DataDir, name: x.cfg.Gateway.Name, place: x.cfg.place()}
