@@ -36,6 +36,7 @@ const (
 // Broker is the local MQTT broker. Safe for concurrent use.
 type Broker struct {
 	cfg        atomic.Pointer[Config]
+	changed    atomic.Pointer[chan struct{}] // closed when cfg is another one
 	table      *pairing.Table
 	clock      gateway.Clock
 	up         gateway.Handler
@@ -140,7 +141,7 @@ func New(cfg Config, table *pairing.Table, clock gateway.Clock, parts Parts, log
 		wills:    make(map[string]delayedWill),
 		desks:    make(map[string]*desk),
 	}
-	b.cfg.Store(&cfg)
+	b.setConfig(&cfg)
 	b.SetRules(parts.Rules)
 	b.SetMayListen(parts.MayListen)
 	b.up = b.Heard(parts.Up)
@@ -190,8 +191,18 @@ func (b *Broker) Configure(cfg Config) error {
 		return err
 	}
 	b.table.SetAuthority(authority)
-	b.cfg.Store(&cfg)
+	b.setConfig(&cfg)
 	return nil
+}
+
+// setConfig puts another configuration in the place of the one that there is, and wakes
+// those who wait by that.
+func (b *Broker) setConfig(cfg *Config) {
+	b.cfg.Store(cfg)
+	next := make(chan struct{})
+	if last := b.changed.Swap(&next); last != nil {
+		close(*last)
+	}
 }
 
 // ReloadCertificates reads the certificates of listeners anew. Connections that are

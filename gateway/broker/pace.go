@@ -61,45 +61,55 @@ type paces struct {
 	notes    pace // about its session, on flash
 }
 
-// keepPace waits until the leaf may send one more packet, of so many bytes. It returns
-// false when the connection is over.
+// keepPace waits until the leaf may send one more packet, of so many bytes. What is
+// owed counts at other limits as soon as these do. It returns false when the connection
+// is over.
 func (s *session) keepPace(kind byte, bytes int) bool {
-	d := s.desk
-	if d == nil { // it has not logged in, or is here to pair: it may send little anyway
+	if s.desk == nil { // it has not logged in, or is here to pair: it may send little anyway
 		return true
 	}
-	cfg, now := s.b.cfg.Load(), time.Now()
+	for packets := 1; ; packets, bytes = 0, 0 { // it is taken once
+		changed := *s.b.changed.Load() // before the limits
+		wait := s.owe(kind, packets, bytes)
+		if again, alive := s.pause(wait, changed); !again {
+			return alive
+		}
+	}
+}
+
+// owe takes packets of a kind out of what the leaf may send, and returns how long it is
+// to wait.
+func (s *session) owe(kind byte, packets, bytes int) time.Duration {
+	d, cfg, now := s.desk, s.b.cfg.Load(), time.Now()
 	perSecond := float64(cfg.MaxBytesPerSecond)
 	var wait, noting time.Duration
 	d.mu.Lock()
 	sending := d.paces.bytes.take(bytes, perSecond, perSecond/bytesAhead, now)
 	if most := float64(cfg.MaxMessagesPerSecond); kind == typePublish {
-		wait = d.paces.messages.take(1, most, most, now)
+		wait = d.paces.messages.take(packets, most, most, now)
 	} else {
 		if most > 0 {
 			most = 2*most + beside
 		}
-		wait = d.paces.beside.take(1, most, most, now)
+		wait = d.paces.beside.take(packets, most, most, now)
 	}
 	if kind == typeSubscribe || kind == typeUnsubscribe {
 		noting = d.noteWaitLocked(0, now)
 	}
 	d.mu.Unlock()
-	switch longest := max(wait, sending, noting); {
+	longest := max(wait, sending, noting)
+	switch {
 	case longest == 0:
-		return true
 	case longest == noting:
 		s.slow("leaf changes its subscriptions faster than it may, and waits", "changes_per_second", notesPerSecond)
-		return s.pause(noting)
 	case longest == sending:
 		s.slow("leaf sends more than it may, and waits", "bytes_per_second", int(perSecond))
-		return s.pause(sending)
 	case kind == typePublish:
 		s.slow("leaf publishes faster than it may, and waits", "messages_per_second", cfg.MaxMessagesPerSecond)
 	default:
 		s.slow("leaf sends packets that are no messages faster than it may, and waits", "packets_per_second", 2*cfg.MaxMessagesPerSecond+beside)
 	}
-	return s.pause(wait)
+	return longest
 }
 
 // bounded is a pace that there is unless a leaf may publish as it likes.
@@ -132,7 +142,10 @@ func (s *session) paceLogin(leaf string) *refusal {
 	if wait > 0 {
 		s.b.notices.warn(leaf+" logins", "leaf logs in more often than it may, and waits", slog.String("leaf", leaf), slog.Int("logins_per_second", loginsPerSecond))
 	}
-	if late || !s.pause(wait) {
+	if late {
+		return refuseBusy
+	}
+	if _, alive := s.pause(wait, nil); !alive {
 		return refuseBusy
 	}
 	return nil
@@ -142,17 +155,20 @@ func (s *session) slow(words, unit string, most int) {
 	s.b.notices.warn(s.leaf+" "+unit, words, slog.String("leaf", s.leaf), slog.Int(unit, most))
 }
 
-// pause returns false if the connection is over before the time is.
-func (s *session) pause(d time.Duration) bool {
+// pause waits for a time. alive is false if the connection is over before, and again is
+// true if the limits have changed before, which closes changed.
+func (s *session) pause(d time.Duration, changed <-chan struct{}) (again, alive bool) {
 	if d == 0 {
-		return true
+		return false, true
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return false, true
+	case <-changed:
+		return true, true
 	case <-s.ctx.Done():
-		return false
+		return false, false
 	}
 }

@@ -54,6 +54,43 @@ func TestFloodIsSlowedDown(t *testing.T) {
 	}
 }
 
+// A limit that is raised, or taken away, counts at once for a leaf that waits by the old one.
+func TestRaisedLimitWakes(t *testing.T) {
+	for name, c := range map[string]struct {
+		owes  func(p *paces) *pace
+		debt  float64 // for long, by the old limit
+		raise func(*Config)
+	}{
+		"messages":           {func(p *paces) *pace { return &p.messages }, 1000, func(c *Config) { c.MaxMessagesPerSecond = 1e6 }},
+		"messages, no bound": {func(p *paces) *pace { return &p.messages }, 1000, func(c *Config) { c.MaxMessagesPerSecond = 0 }},
+		"bytes":              {func(p *paces) *pace { return &p.bytes }, 1 << 30, func(c *Config) { c.MaxBytesPerSecond = 1 << 32 }},
+		"bytes, no bound":    {func(p *paces) *pace { return &p.bytes }, 1 << 30, func(c *Config) { c.MaxBytesPerSecond = 0 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, func(c *Config) { c.MaxMessagesPerSecond, c.MaxBytesPerSecond = 1, c.MaxPacketSize })
+			leaf := b.leaf("pump-1", version311)
+			d := b.b.desk("pump-1")
+			began := time.Now()
+			d.mu.Lock()
+			p := c.owes(&d.paces)
+			p.allowed, p.counted = -c.debt, began
+			d.mu.Unlock()
+			leaf.publish(1, topic1, "late")
+			b.until("the leaf waits", func() bool {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				return p.counted.After(began)
+			})
+			cfg := b.cfg
+			c.raise(&cfg)
+			if err := b.b.Configure(cfg); err != nil {
+				t.Fatal(err)
+			}
+			leaf.puback(1)
+		})
+	}
+}
+
 // So is one that floods with what is no message: all of it is answered in the end.
 func TestFloodOfPingsIsSlowedDown(t *testing.T) {
 	const rate = 1
