@@ -18,6 +18,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"pgregory.net/rapid"
 
+	"github.com/fieldgate/fieldgate/gateway"
 	"github.com/fieldgate/fieldgate/gateway/control"
 )
 
@@ -132,6 +133,12 @@ func filledUp(x snapshot, at int) snapshot {
 	return x
 }
 
+// misdated has nothing wrong but its clock.
+func misdated(x snapshot) snapshot {
+	x.state.Clock = gateway.Unsynced.String()
+	return x
+}
+
 func screenOf(colour bool, width, height int, answers ...snapshot) *screen {
 	s := newScreen("/run/fieldgate/control.sock", colour, func(bool, string) tea.Msg { return nil })
 	s.Update(tea.WindowSizeMsg{Width: width, Height: height})
@@ -172,6 +179,9 @@ var stories = []story{
 	}},
 	{"full", func(c bool, w, h int) *screen {
 		return screenOf(c, w, h, filledUp(scene(0, 40), 0), filledUp(scene(10, 40), 10))
+	}},
+	{"clock", func(c bool, w, h int) *screen {
+		return screenOf(c, w, h, misdated(scene(0, 12)), misdated(scene(10, 12)))
 	}},
 	{"leaf", func(c bool, w, h int) *screen {
 		s := screenOf(c, w, h, refusing(scene(0, 12)), refusing(scene(10, 12)))
@@ -232,6 +242,26 @@ func TestScreensAreGolden(t *testing.T) {
 					t.Errorf("%v; %s is\n%s\nwant\n%s", err, file, text, want)
 				}
 			}
+		}
+	}
+}
+
+// The clock alone is said by all who judge: it is no reason for alarm, and is mended.
+func TestWrongClockIsSaid(t *testing.T) {
+	const words = "the clock is not set by the network"
+	for quality, want := range map[gateway.TimeQuality]string{
+		gateway.Synced: allIsWell, gateway.Estimated: words + ". What to do: fieldgate check", gateway.Unsynced: words + ". What to do: fieldgate check",
+	} {
+		st := scene(0, 12).state
+		st.Clock, st.Leaves.Away = quality.String(), 0
+		j := st.judge(growth{})
+		if got := j.sentence(); got != want || (j.tone == goodTone) != (quality == gateway.Synced) || j.tone == badTone {
+			t.Errorf("%s: %q in tone %d, want %q", quality, got, j.tone, want)
+		}
+		var status bytes.Buffer
+		st.print(&status)
+		if said := strings.Contains(status.String(), "state    "+words+"\n"); said == (quality == gateway.Synced) {
+			t.Errorf("%s: status says\n%s", quality, &status)
 		}
 	}
 }
