@@ -26,6 +26,7 @@ func (d *devices) Admit(_ context.Context, a control.Admission) (control.Admitte
 	key := n.hubKey // with which the leaf makes its tokens
 	switch {
 	case a.Line != nil:
+		n.lineKey = strings.TrimSpace(a.Line.Key)
 		n.more = fmt.Sprintf("\n[[serial]]\nport = %s\nbaud = %d\nformat = %s\nleaf = %s\n",
 			edit.Quote(a.Line.Port), a.Line.Baud, edit.Quote(a.Line.Format), edit.Quote(a.ID))
 		key = ""

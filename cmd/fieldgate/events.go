@@ -102,6 +102,14 @@ password counts no more. What it had handed over still goes to the hub.`,
 		`It has proven who it is.`,
 	},
 	{
+		"leaf-unproven", "6de4cf81ce3b4d46a58b9eaa95bdd8f5",
+		"Another device is at the port of leaf @FIELDGATE_LEAF@",
+		`It has answered HELLO with another key or another name, so nothing of what it says is
+taken. If the device was replaced, or its firmware has another key now, pair it again:
+    fieldgate device remove @FIELDGATE_LEAF@
+    fieldgate pair serial PORT --as @FIELDGATE_LEAF@ --key-file FILE`,
+	},
+	{
 		"leaf-disconnected", "109411ee6f2f45259d98d9f1ce5259c7",
 		"Leaf @FIELDGATE_LEAF@ has disconnected",
 		`The reason is in the line.`,

@@ -25,7 +25,7 @@ does not show what is typed.`,
   printf '%s\n' "$PASSWORD" | fieldgate device hash-password > pump-1.hash`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			password, err := readPassword(std)
+			password, err := readHidden(std, "Password")
 			if err == nil {
 				var hash string
 				if hash, err = pairing.HashPassword(password); err == nil {
@@ -41,12 +41,12 @@ does not show what is typed.`,
 	}
 }
 
-// readPassword reads one line; at a terminal it asks for it, without an echo.
-func readPassword(std streams) (string, error) {
+// readHidden reads one line; at a terminal it asks for what it is called, without an echo.
+func readHidden(std streams, called string) (string, error) {
 	if f, ok := std.in.(*os.File); ok {
 		show, err := hideTyping(f)
 		if err == nil {
-			fmt.Fprint(std.err, "Password: ")
+			fmt.Fprint(std.err, called+": ")
 			defer fmt.Fprintln(std.err)
 			defer show()
 		}

@@ -111,6 +111,7 @@ var fieldDocs = map[string]string{
 	"drivers/serial.Config.MaxLine":                        "The longest line that is taken, without its line end, 16B to 64KiB. What is longer is discarded up to its line end.",
 	"drivers/serial.Config.MaxTimeOff":                     "How far a time of the leaf's own clock may be from the gateway's (SenML only), 0: as far as it likes. One that is farther is replaced by the gateway's, and stays in the field leaf_time.",
 	"drivers/serial.Config.Sentences":                      "The types of sentence that are passed on (NMEA only); others are counted.",
+	"drivers/serial/hello.Config.KeyFile":                  "Names the file with the key of the leaf, 32 to 128 hexadecimal digits. With it what comes from the port is taken only once the device there has answered HELLO with that key, each time that the port is opened.",
 	"drivers/serial/modbus/master.Config.Echo":             "Says that the adapter hears what it sends itself.",
 	"drivers/serial/modbus/master.Config.MaxInflight":      "How many messages may be with the gateway without being in custody, 1 to 1024. At the bound no new poll round begins.",
 	"drivers/serial/modbus/master.Config.Slaves":           "The devices on the bus.",

@@ -31,6 +31,9 @@ const leafSuffix = ".leaf.toml"
 // till then.
 const removedSuffix = ".leaf.removed"
 
+// lineKeySuffix ends the names of files with the key with which a leaf answers HELLO.
+const lineKeySuffix = ".line.key"
+
 // newLeaf is a leaf that is to get a file of its own.
 type newLeaf struct {
 	id         string
@@ -39,6 +42,7 @@ type newLeaf struct {
 	more       string // tables behind that of the leaf, in TOML
 	// Secrets, each for a file of its own; "" is none.
 	hubKey, loginKey, passwordHash string
+	lineKey                        string // named by the last table in more
 }
 
 // leafFiles is the configuration on flash, as far as leaves are concerned.
@@ -98,8 +102,13 @@ func (f leafFiles) add(n *newLeaf, back *wayBack) (*config, error) {
 		}
 		return nil, err
 	}
+	var more strings.Builder
+	more.WriteString(n.more)
 	for _, s := range []struct{ key, value, suffix string }{
-		{"key_file", n.hubKey, ".hub.key"}, {"login_key_file", n.loginKey, ".login.key"}, {"password_file", n.passwordHash, ".hash"},
+		{"key_file", n.hubKey, ".hub.key"},
+		{"login_key_file", n.loginKey, ".login.key"},
+		{"password_file", n.passwordHash, ".hash"},
+		{"key_file", n.lineKey, lineKeySuffix},
 	} {
 		if s.value == "" {
 			continue
@@ -109,14 +118,19 @@ func (f leafFiles) add(n *newLeaf, back *wayBack) (*config, error) {
 		if err := writeNew(name, f.seal(s.value+"\n"), 0o600); err != nil {
 			return undo(err)
 		}
-		fmt.Fprintf(&text, "%s = %s\n", s.key, edit.Quote(filepath.Base(name)))
+		line := fmt.Sprintf("%s = %s\n", s.key, edit.Quote(filepath.Base(name)))
+		if s.suffix == lineKeySuffix {
+			more.WriteString(line)
+			continue
+		}
+		text.WriteString(line)
 	}
 	for _, s := range []struct{ key, value string }{{"auth", n.auth}, {"thumbprint", n.thumbprint}} {
 		if s.value != "" {
 			fmt.Fprintf(&text, "%s = %s\n", s.key, edit.Quote(s.value))
 		}
 	}
-	text.WriteString(n.more)
+	text.WriteString(more.String())
 	file := stem + leafSuffix
 	cfg, err := loadConfigWith(f.config, map[string][]byte{file: []byte(text.String())})
 	if err == nil {
@@ -328,7 +342,7 @@ func (f leafFiles) remove(id string, runs *leaf, back *wayBack) (rest *config, e
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
 		return nil, err
 	}
-	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash"))
+	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash", stem+lineKeySuffix))
 }
 
 // removedLeaf is a leaf that is removed and still has to be proven to the hub.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway/control"
 	"github.com/fieldgate/fieldgate/gateway/pairing"
@@ -28,6 +29,9 @@ type serialPairing struct {
 	limit  time.Duration
 	baud   int    // 0: find out
 	format string // "": find out
+	// secret is the file with the key with which the device answers HELLO, "" for none.
+	secret  string
+	noHello bool // do not ask it
 }
 
 func pairSerialCommand(std streams) *cobra.Command {
@@ -41,17 +45,26 @@ that name: the port is its identity. Its tables are written into leaf.d, checked
 all of the configuration, and count at once, with the hub or without; other leaves
 notice nothing.
 
+With --as the device is asked who it is, by a line "HELLO ..." that firmware with a key
+answers: docs/serial.md. One that does has to prove that it has the key, which is in
+the file of --key-file or asked for at the terminal, and proves it again whenever the
+port is opened; until then what comes is thrown away. Of one that does not answer
+HELLO the port alone says who it is: whatever is plugged in there is the leaf. Without
+--as, or with --no-hello, nothing is written to the port.
+
 With --as it happens in a pairing window: one that is open with --transport serial, or
 one that the command opens and says so. A name that belongs to a leaf is an alarm, and
-closes the window.
+closes the window. A wrong answer to HELLO counts as a wrong code: the fifth closes it.
 
 Formats that it knows by listening are json, senml, nmea, text and mqtt-sn, at
 2400 to 230400 baud, 8N1. With --baud and --format it need not listen. Modbus slaves
 say nothing unasked: write their tables.
 
-PORT is a name of "fieldgate serial list". It exits with 7 if nothing that makes sense
-is heard, 8 if there is no such port, 9 if the port or the name belongs to a leaf.`,
-		Example: "  fieldgate pair serial usb:A50285BI\n  fieldgate pair serial /dev/serial/by-path/platform-usb-0:1.2:1.0-port0 --as meter-1",
+PORT is a name of "fieldgate serial list". It exits with 6 if HELLO is answered with
+another key or name, 7 if nothing that makes sense is heard or HELLO is not answered
+in spite of --key-file, 8 if there is no such port, 9 if the port or the name belongs
+to a leaf, or the device has a key and none was given.`,
+		Example: "  fieldgate pair serial usb:A50285BI\n  fieldgate pair serial /dev/serial/by-path/platform-usb-0:1.2:1.0-port0 --as meter-1\n  fieldgate pair serial usb:A50285BI --as meter-1 --key-file meter-1.key",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.pair(cmd.Context(), std, args[0]) },
 	}
@@ -61,6 +74,9 @@ is heard, 8 if there is no such port, 9 if the port or the name belongs to a lea
 	c.Flags().DurationVar(&p.limit, "for", 30*time.Second, "how long to listen at most")
 	c.Flags().IntVar(&p.baud, "baud", 0, "how fast it speaks, in bits per second; by default it is found out")
 	c.Flags().StringVar(&p.format, "format", "", "what it speaks; by default it is found out")
+	c.Flags().StringVar(&p.secret, "key-file", "", "the key with which it answers HELLO is in `FILE`, 32 to 128 hexadecimal digits; - is standard input")
+	c.Flags().BoolVar(&p.noHello, "no-hello", false, "do not ask it who it is: the port alone says so")
+	c.MarkFlagsMutuallyExclusive("key-file", "no-hello")
 	return c
 }
 
@@ -80,6 +96,10 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 	if owner := p.owner(line.Port); owner != "" {
 		return &failure{exitForbidden, what, fmt.Errorf("%s belongs to %s", line.Port, owner), "remove that leaf first: fieldgate device remove " + owner}
 	}
+	key, err := p.key(std)
+	if err != nil {
+		return &failure{exitUsage, what, err, "write the key into a file that can be read, and name the leaf: --as meter-1 --key-file meter-1.key"}
+	}
 	hear := func() error {
 		if line.Baud != 0 && line.Format != "" {
 			return nil
@@ -97,12 +117,111 @@ func (p *serialPairing) pair(ctx context.Context, std streams, name string) erro
 		if err := hear(); err != nil {
 			return err
 		}
+		if !p.noHello {
+			if err := p.greet(ctx, std, what, &table, &line, key); err != nil {
+				return err
+			}
+		}
 		if err := p.bind(ctx, std, what, control.Admission{Line: &line}); err != nil {
 			return err
 		}
 		fmt.Fprintf(std.out, "%s is bound to %s, %s at %d baud\n", p.leaf, line.Port, line.Format, line.Baud)
 		return nil
 	})
+}
+
+// key reads the key that was given; the zero Key is none.
+func (p *serialPairing) key(std streams) (key hello.Key, err error) {
+	switch {
+	case p.secret == "":
+		return key, nil
+	case p.leaf == "":
+		return key, errors.New("--key-file is the key of a leaf, and --as does not say of which")
+	case p.secret == "-" && p.keyFile == "-":
+		return key, errors.New("standard input can be one of --key-file and --hub-key-file")
+	}
+	text, err := readSecret(std, p.secret)
+	if err != nil {
+		return key, err
+	}
+	if key, err = hello.ParseKey(text); err != nil {
+		err = fmt.Errorf("%s: %w", p.secret, err)
+	}
+	return key, err
+}
+
+// How long a device has to answer HELLO: longer than boards take that start anew when
+// their port is opened. Most that have no key say nothing for that long.
+const (
+	helloLimit      = 10 * time.Second // it should have a key
+	helloLimitNoKey = 3 * time.Second
+)
+
+// greet has the device prove that it is the leaf, if it answers HELLO, and puts its key
+// into the line.
+func (p *serialPairing) greet(ctx context.Context, std streams, what string, table *port.Config, line *control.SerialLine, key hello.Key) error {
+	at, err := openSoon(ctx, table)
+	if err != nil {
+		return &failure{portCode(err), what, err, "whose ports are: fieldgate serial list; to write nothing to the port: --no-hello"}
+	}
+	defer at.Close() // before the daemon opens it
+	limit := helloLimit
+	if key.IsZero() {
+		limit = helloLimitNoKey
+	}
+	answer, err := hello.Ask(ctx, at, limit, nil)
+	switch {
+	case errors.Is(err, hello.ErrSilent) && key.IsZero():
+		fmt.Fprintf(std.out, "proof   the port alone: HELLO is not answered, whatever is plugged in there is %s\n", p.leaf)
+		return nil
+	case errors.Is(err, hello.ErrSilent):
+		return &failure{exitTimedOut, what, fmt.Errorf("%w within %s, at %d baud", err, short(limit), line.Baud), "switch it on, and try again; without --key-file the port alone says who it is"}
+	case err != nil:
+		return &failure{exitFailed, what, err, p.list}
+	case answer.Leaf == p.leaf && key.IsZero():
+		if key, err = p.ask(std, what); err != nil {
+			return err
+		}
+	}
+	if err = answer.Check(p.leaf, key); err != nil { // or there was noise
+		err = hello.Prove(ctx, at, p.leaf, key, limit, nil)
+	}
+	switch {
+	case errors.Is(err, hello.ErrWrong):
+		claim := control.Claiming{Opening: control.Opening{Transport: pairing.OverSerial}, ID: p.leaf, Address: line.Port}
+		if failed := p.client().WrongProof(ctx, claim); failed != nil {
+			return p.failed(what, failed)
+		}
+		return &failure{exitRejected, what, err, "give the key that is in the firmware, and the name: --as LEAF --key-file FILE; whose ports are: fieldgate serial list"}
+	case err != nil:
+		return &failure{exitFailed, what, err, p.list}
+	}
+	line.Key = key.Text()
+	fmt.Fprintf(std.out, "proof   its key: HELLO is answered as %s\n", p.leaf)
+	return nil
+}
+
+// ask asks for the key at the terminal.
+func (p *serialPairing) ask(std streams, what string) (key hello.Key, err error) {
+	if !isTerminal(std.in) {
+		return key, &failure{exitForbidden, what, errors.New("the device has a key, and it was not given"), "give it: --key-file FILE; or have the port alone say who it is: --no-hello"}
+	}
+	text, err := readHidden(std, "Key of "+p.leaf)
+	if err == nil {
+		key, err = hello.ParseKey(text)
+	}
+	if err != nil {
+		return key, &failure{exitUsage, what, err, "give it in a file: --key-file FILE"}
+	}
+	return key, nil
+}
+
+// portCode is the exit code for a port that cannot be opened.
+func portCode(err error) int {
+	if errors.Is(err, port.ErrBusy) {
+		return exitForbidden
+	}
+	return exitFailed
 }
 
 // lasting returns the name of a port that stays, where it is called by the one of today.

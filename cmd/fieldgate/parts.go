@@ -15,6 +15,7 @@ import (
 	"github.com/fieldgate/fieldgate/cmd/fieldgate/strict"
 	"github.com/fieldgate/fieldgate/drivers/ble"
 	"github.com/fieldgate/fieldgate/drivers/serial"
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/modbus/master"
 	"github.com/fieldgate/fieldgate/drivers/serial/mqttsn"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
@@ -150,6 +151,7 @@ func (l *loader) addPorts(list []strict.Table) {
 		c := format.config()
 		t.Decode(c)
 		t.Check(c.Validate())
+		l.addHello(t, c)
 		name := c.Line().Port
 		if other, taken := l.portAt[name]; taken {
 			t.Report("port", "%s is used already, at %s", name, other.Where("port").Place())
@@ -168,6 +170,25 @@ func (l *loader) addPorts(list []strict.Table) {
 			l.reachedAt[leaf] = name
 		}
 		l.ports = append(l.ports, configuredPort{word, c})
+	}
+}
+
+// helloConfig is what is spoken on a port whose leaf can prove that it is there.
+type helloConfig interface{ Secret() *hello.Config }
+
+// addHello reads the key with which the leaf on a port answers HELLO.
+func (l *loader) addHello(t strict.Table, c portConfig) {
+	on, can := c.(helloConfig)
+	if !can || on.Secret().KeyFile == "" {
+		return
+	}
+	text := l.secret(t, "key_file", on.Secret().KeyFile)
+	if text == "" {
+		return
+	}
+	var err error
+	if on.Secret().Key, err = hello.ParseKey(text); err != nil {
+		t.Report("key_file", "%s: %v", t.Resolve(on.Secret().KeyFile), err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -27,6 +28,7 @@ const (
 // LeafField is set, or, for FormatSenML, none: then base names name the leaves.
 type Config struct {
 	port.Config `toml:",inline"` // which port, and how it is set up
+	Hello       hello.Config     `toml:",inline"` // how the leaf proves that it is there
 
 	Format    string `toml:"format"`     // FormatJSON, FormatSenML, FormatNMEA or FormatText
 	Leaf      string `toml:"leaf"`       // id of the one leaf on this port
@@ -65,12 +67,15 @@ func DefaultConfig() Config {
 // Line is the port.
 func (c *Config) Line() *port.Config { return &c.Config }
 
+// Secret is what the leaf proves itself with.
+func (c *Config) Secret() *hello.Config { return &c.Hello }
+
 // Leaves are the leaf ids that the configuration names, by their keys.
 func (c *Config) Leaves() map[string]string { return map[string]string{"leaf": c.Leaf} }
 
 // Validate checks values and ranges. Errors are of type *gateway.KeyError.
 func (c *Config) Validate() error {
-	for _, check := range []func() error{c.Config.Validate, c.checkContent} {
+	for _, check := range []func() error{c.Config.Validate, c.checkContent, func() error { return c.Hello.Validate(c.Leaf) }} {
 		if err := check(); err != nil {
 			return err
 		}

@@ -6,7 +6,8 @@
 // A line takes this way through the package:
 //
 //  1. package port opens and locks the device, and opens it again after it was
-//     unplugged; driver.go reads it,
+//     unplugged; where the leaf has a key, package hello lets nobody else in;
+//     driver.go reads it,
 //  2. lines.go cuts the bytes into lines and finds its way back after noise,
 //  3. format.go makes readings of a line, for each leaf one message,
 //  4. package handover brings it into custody in order, and stops the reading of
@@ -44,6 +45,7 @@ import (
 	"time"
 
 	"github.com/fieldgate/fieldgate/drivers/handover"
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -59,6 +61,7 @@ type Driver struct {
 	format format
 	tally  *tally
 	keeper *port.Keeper
+	guard  *hello.Guard // nil: whoever is at the port is the leaf
 }
 
 // New makes a driver for one port. It does not touch the port. The error is that
@@ -68,7 +71,10 @@ func New(cfg Config, clock gateway.Clock, log *slog.Logger) (*Driver, error) {
 		return nil, err
 	}
 	log = log.With("driver", "serial", "port", cfg.Port)
-	return &Driver{cfg: cfg, clock: clock, format: newFormat(cfg), tally: newTally(cfg.lane(), log), keeper: port.NewKeeper(cfg.Config, log)}, nil
+	return &Driver{
+		cfg: cfg, clock: clock, format: newFormat(cfg), tally: newTally(cfg.lane(), log),
+		keeper: port.NewKeeper(cfg.Config, log), guard: hello.NewGuard(cfg.Leaf, &cfg.Hello, log),
+	}, nil
 }
 
 // Name identifies the driver by its port, "serial:/dev/serial/by-id/usb-FTDI_…".
@@ -79,6 +85,7 @@ func (d *Driver) State() gateway.DriverState {
 	s := d.keeper.Driver(d.Name(), "serial")
 	d.tally.fill(&s)
 	d.tally.peers(&s, d.cfg.Leaf)
+	d.guard.Fill(&s)
 	return s
 }
 
@@ -96,6 +103,9 @@ func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
 // serve reads an open port until it is lost or ctx ends, and closes it.
 func (d *Driver) serve(ctx context.Context, p *port.Port, h *handover.Queue) error {
 	d.tally.opened()
+	if err := d.guard.Wait(ctx, p); err != nil {
+		return err
+	}
 	s := session{Driver: d, handover: h, lines: newSplitter(int(d.cfg.MaxLine))}
 	var parts sync.WaitGroup
 	if d.cfg.Ack == AckLine {
@@ -152,6 +162,9 @@ func (s *session) take(ctx context.Context, l line) error {
 	if l.tooLong {
 		s.tally.discard(DiscardTooLong, l.size)
 		return nil
+	}
+	if s.guard != nil && hello.IsAnswer(l.text) {
+		return nil // to a question that was asked once more
 	}
 	now := s.clock()
 	rs, why := s.format(l, now)

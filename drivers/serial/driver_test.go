@@ -1,8 +1,12 @@
 package serial
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fieldgate/fieldgate/drivers/handover"
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -518,4 +523,93 @@ func TestLeavesThatAreThere(t *testing.T) {
 	until(t, "it to be there", func() bool { return peer().Up })
 	leaf.Close() // as when it is unplugged
 	until(t, "it to be gone", func() bool { p := peer(); return !p.Up && p.Err != "" })
+}
+
+// answerHello has the leaf answer HELLO with a key until it is closed, and say a line
+// after each answer and, unasked, before. wait is for after that.
+func (l *leafEnd) answerHello(t *testing.T, key []byte, says string) (wait func()) {
+	t.Helper()
+	far, err := os.OpenFile(l.device, os.O_RDWR|unix.O_NOCTTY, 0) // it listens before the gateway does
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.send(t, says)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		from := bufio.NewReader(l)
+		for {
+			line, err := from.ReadString('\n')
+			if err != nil {
+				return
+			}
+			nonce, ok := strings.CutPrefix(strings.TrimSpace(line), "HELLO ")
+			if !ok {
+				continue
+			}
+			mac := hmac.New(sha256.New, key)
+			fmt.Fprintf(mac, "fieldgate hello 1 %s meter-1", nonce)
+			answer := fmt.Sprintf("HELLO meter-1 %x\n", mac.Sum(nil))
+			if _, err := l.WriteString(answer + says + answer); err != nil { // as to a second question
+				return
+			}
+		}
+	}()
+	return func() {
+		<-ended
+		far.Close()
+	}
+}
+
+// Where the leaf has a key nobody else speaks in its place, also when the port is another
+// device's after a while.
+func TestAnotherDeviceAtThePort(t *testing.T) {
+	key, err := hello.ParseKey("00112233445566778899aabbccddeeff")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, _ := hex.DecodeString(key.Text())
+	path := filepath.Join(t.TempDir(), "meter")
+	leaf := newLeafEnd(t)
+	leaf.link(t, path)
+	wait := leaf.answerHello(t, secret, "first\n")
+	d := start(t, path, func(c *Config) {
+		c.Format, c.Hello = FormatText, hello.Config{KeyFile: "meter-1.key", Key: key}
+	}, nil)
+	// A line is taken only behind one that is whole: that is the second answer's.
+	until(t, "leaf proven", func() bool { return d.State().Counts["hello_right"] == 1 })
+	leaf.send(t, "second\n")
+	until(t, "a line taken", func() bool { return slices.Contains(d.bodies(), "second") })
+	if s := d.State(); s.Note != "" || !s.Peers[0].Up {
+		t.Errorf("of a leaf that has proven itself it says %+v", s)
+	}
+
+	other := newLeafEnd(t)
+	other.link(t, path)
+	leaf.Close()
+	wait()
+	d.untilOpen(t, 2)
+	lost := func() int64 { return d.State().Counts["unproven_bytes"] }
+	before := lost()
+	other.send(t, "third\nthird\n")
+	until(t, "what another device says to be thrown away", func() bool { return lost() == before+12 })
+	if s := d.State(); s.Leaves != 0 || s.Peers[0].Up || !strings.Contains(s.Peers[0].Err, "does not answer HELLO") || !strings.Contains(s.Note, "unproven") {
+		t.Errorf("of another device it says %+v", s)
+	}
+
+	third := newLeafEnd(t)
+	third.link(t, path)
+	other.Close()
+	wait = third.answerHello(t, secret, "fourth\n")
+	until(t, "leaf proven again", func() bool { return d.State().Counts["hello_right"] == 2 })
+	third.send(t, "fifth\n")
+	until(t, "its line taken", func() bool { return slices.Contains(d.bodies(), "fifth") })
+	for _, body := range d.bodies() {
+		if body == "third" || strings.HasPrefix(body, "HELLO") {
+			t.Errorf("taken was %q", body)
+		}
+	}
+	d.stop()
+	third.Close()
+	wait()
 }

@@ -39,6 +39,9 @@ type SerialLine struct {
 	Port   string `json:"port"` // as in a table [[serial]], and so are the others
 	Baud   int    `json:"baud"`
 	Format string `json:"format"`
+	// Key is that with which the leaf answers HELLO, in hexadecimal; "": it has none, and
+	// whoever is at the port is the leaf.
+	Key string `json:"key,omitempty"`
 }
 
 // RadioPeer is a Bluetooth device that becomes a leaf.

@@ -134,6 +134,16 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// wrongProof counts a wrong proof of the device that was claimed.
+func (s *Server) wrongProof(w http.ResponseWriter, r *http.Request) {
+	var c Claiming
+	if !read(w, r, &c) {
+		return
+	}
+	s.Window.Wrong(c.Transport, c.Address)
+	answer(w, Result{Count: 1})
+}
+
 func (s *Server) closeWindow(w http.ResponseWriter, _ *http.Request) { done(w, s.Window.Close()) }
 
 func (s *Server) windowState(w http.ResponseWriter, _ *http.Request) { answer(w, s.Window.State()) }
@@ -253,6 +263,12 @@ func (c *Claim) Release(limit time.Duration) {
 	defer c.cut()
 	c.line.end()
 	_, _ = io.Copy(io.Discard, c.answer)
+}
+
+// WrongProof says that the device that was claimed has not proven that it is the leaf. It
+// counts as a wrong code, and the claim stays for the next try.
+func (c *Client) WrongProof(ctx context.Context, x Claiming) error {
+	return c.change(ctx, http.MethodPost, "/v1/pairing/wrong", x, new(Result))
 }
 
 // CloseWindow closes it, whosever it is.

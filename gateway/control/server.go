@@ -208,6 +208,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/pairing", s.may(changing, s.openWindow))
 	mux.HandleFunc("DELETE /v1/pairing", s.may(changing, s.closeWindow))
 	mux.HandleFunc("POST /v1/pairing/claim", s.may(changing, s.claim))
+	mux.HandleFunc("POST /v1/pairing/wrong", s.may(changing, s.wrongProof))
 	mux.HandleFunc("GET /v1/pairing/code", s.may(changing, s.windowCode))
 	mux.HandleFunc("GET /v1/authority", s.may(reading, s.authority))
 	mux.HandleFunc("POST /v1/authority/rotate", s.may(changing, s.rotateAuthority))

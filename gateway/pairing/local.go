@@ -8,7 +8,7 @@ import (
 
 // Over a serial port or Bluetooth there is nobody far away who gives a code: the operator
 // stands before the device, says what it is called, and proves it by the port that it is
-// plugged into, or by a passkey. Claim, proof, approval and binding have the same names
+// plugged into, a key that it has, or a passkey. Claim, proof, approval and binding have the same names
 // and the same rules there.
 
 // Hold is a claim as one of those has it who are at it. Safe for concurrent use.
@@ -100,8 +100,9 @@ func (w *Window) noWindowLocked(transport string) error {
 	return fmt.Errorf("%w for transport %s; how the last one ended: %s", ErrWindow, transport, w.last)
 }
 
-// Wrong counts a wrong passkey of the device at an address as a wrong code, if the window
-// is for it. The claim then stays for the next try, also when nobody is at it any more.
+// Wrong counts a wrong passkey, or a wrong answer to HELLO, of the device at an address as
+// a wrong code, if the window is for it. The claim then stays for the next try, also when
+// nobody is at it any more.
 func (w *Window) Wrong(transport, address string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -143,7 +143,7 @@ func TestTwoPair(t *testing.T) {
 	}
 	status("leaf    meter-1, claimed")
 	// Who does the same beside it, and fails, ends it for nobody else.
-	c.gets(1, "pair", "serial", far.Name(), "--config", s.ConfigFile(), "--as", "meter-1", "--baud", "9600", "--format", "json", "--hub-key-file", "nowhere")
+	c.gets(1, "pair", "serial", far.Name(), "--config", s.ConfigFile(), "--as", "meter-1", "--baud", "9600", "--format", "json", "--no-hello", "--hub-key-file", "nowhere")
 	status("leaf    meter-1, claimed")
 	must(t, first.Process.Signal(os.Interrupt))
 	_ = first.Wait() // it has failed

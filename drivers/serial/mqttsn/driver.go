@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fieldgate/fieldgate/drivers/serial/hello"
 	"github.com/fieldgate/fieldgate/drivers/serial/port"
 	"github.com/fieldgate/fieldgate/gateway"
 )
@@ -19,6 +20,7 @@ const Format = "mqtt-sn"
 // said.
 type PortConfig struct {
 	port.Config `toml:",inline"` // which port, and how it is set up
+	Hello       hello.Config     `toml:",inline"` // how the leaf proves that it is there
 
 	Format string   `toml:"format"` // Format
 	Leaf   string   `toml:"leaf"`   // id of the one leaf that may connect on this port
@@ -34,6 +36,9 @@ func DefaultPortConfig() PortConfig {
 // Line is the port.
 func (c *PortConfig) Line() *port.Config { return &c.Config }
 
+// Secret is what the leaf proves itself with.
+func (c *PortConfig) Secret() *hello.Config { return &c.Hello }
+
 // Leaves are the leaf ids that the configuration names, by their keys.
 func (c *PortConfig) Leaves() map[string]string {
 	named := map[string]string{"leaf": c.Leaf}
@@ -46,6 +51,9 @@ func (c *PortConfig) Leaves() map[string]string {
 // Validate checks values and ranges. Errors are of type *gateway.KeyError.
 func (c *PortConfig) Validate() error {
 	if err := c.Config.Validate(); err != nil {
+		return err
+	}
+	if err := c.Hello.Validate(c.Leaf); err != nil {
 		return err
 	}
 	switch {
@@ -95,6 +103,7 @@ type Driver struct {
 	cfg    PortConfig
 	link   *Link
 	keeper *port.Keeper
+	guard  *hello.Guard // nil: whoever is at the port may connect
 }
 
 // NewDriver makes a driver for one port. It does not touch the port. The error is
@@ -104,7 +113,7 @@ func NewDriver(cfg PortConfig, clock gateway.Clock, log *slog.Logger) (*Driver, 
 		return nil, err
 	}
 	log = log.With("driver", Format, "port", cfg.Port)
-	return &Driver{cfg: cfg, link: New(cfg.Link, cfg.leaves(), clock, log), keeper: port.NewKeeper(cfg.Config, log)}, nil
+	return &Driver{cfg: cfg, link: New(cfg.Link, cfg.leaves(), clock, log), keeper: port.NewKeeper(cfg.Config, log), guard: hello.NewGuard(cfg.Leaf, &cfg.Hello, log)}, nil
 }
 
 // Name identifies the driver by its port, "mqtt-sn:/dev/serial/by-id/usb-FTDI_…".
@@ -114,6 +123,7 @@ func (d *Driver) Name() string { return Format + ":" + d.cfg.Port }
 func (d *Driver) State() gateway.DriverState {
 	s := d.keeper.Driver(d.Name(), Format)
 	d.link.Fill(&s)
+	d.guard.Fill(&s)
 	return s
 }
 
@@ -121,7 +131,12 @@ func (d *Driver) State() gateway.DriverState {
 // missing, busy or lost is tried again until it is there. Run may be called once.
 func (d *Driver) Run(ctx context.Context, ways gateway.Ways) error {
 	d.link.Run(ctx, ways, func(ctx context.Context) {
-		d.keeper.Run(ctx, func(_ context.Context, p *port.Port) error { return d.link.Serve(stream{p, &d.cfg.Config}) })
+		d.keeper.Run(ctx, func(ctx context.Context, p *port.Port) error {
+			if err := d.guard.Wait(ctx, p); err != nil {
+				return err
+			}
+			return d.link.Serve(stream{p, &d.cfg.Config})
+		})
 	})
 	return nil
 }

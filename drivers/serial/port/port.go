@@ -12,6 +12,7 @@
 package port
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,7 @@ type Port struct {
 	lib    io.Closer
 	hold   int
 	device string // the path with links resolved
+	unread []byte // comes before what the device holds; of whoever reads
 
 	closing sync.Once
 	closed  chan struct{} // all descriptors are
@@ -130,12 +132,21 @@ func (p *Port) SetReadDeadline(t time.Time) error { return p.file.SetReadDeadlin
 // Read returns at least one byte or an error: ErrGone, os.ErrDeadlineExceeded, or
 // os.ErrClosed after Close.
 func (p *Port) Read(b []byte) (int, error) {
+	if len(p.unread) > 0 {
+		n := copy(b, p.unread)
+		p.unread = p.unread[n:]
+		return n, nil
+	}
 	n, err := p.file.Read(b)
 	if n > 0 {
 		return n, nil
 	}
 	return 0, asGone(err)
 }
+
+// Unread gives back what Read has returned last: the next Read begins with it. b is
+// copied. It is called by whoever reads.
+func (p *Port) Unread(b []byte) { p.unread = append(bytes.Clone(b), p.unread...) }
 
 // Write writes all of b, waiting at most that long for the other end, and returns
 // how much it has written. The bytes may still be on their way in the device
