@@ -43,7 +43,7 @@ func TestBoardPageIsTrue(t *testing.T) {
 }
 
 // Every piece of configuration on the page about serial lines is one: with the
-// leaves that it names, it is valid.
+// leaves and the key that it names, it is valid.
 func TestSerialPageIsTrue(t *testing.T) {
 	page, err := os.ReadFile("../../docs/serial.md")
 	if err != nil {
@@ -60,8 +60,10 @@ func TestSerialPageIsTrue(t *testing.T) {
 		if err := os.Mkdir(drop, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(drop, "page.toml"), []byte(piece[1]), 0o600); err != nil {
-			t.Fatal(err)
+		for name, text := range map[string]string{"page.toml": piece[1], "meter-1.key": strings.Repeat("5a", 32)} {
+			if err := os.WriteFile(filepath.Join(drop, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if cfg, err := loadConfig(file); err != nil || len(cfg.ports) == 0 {
 			t.Errorf("%v in\n%s", err, piece[1])

@@ -707,7 +707,9 @@ func TestManySlavesTakeTurns(t *testing.T) {
 		for k := range all {
 			all[k].Poll = gateway.Duration(10 * time.Millisecond)
 		}
-		slaves = append(slaves, slaveConfig(i, fmt.Sprint("m", i), all...))
+		slave := slaveConfig(i, fmt.Sprint("m", i), all...)
+		slave.Timeout = gateway.Duration(10 * time.Second) // one that is taken for gone is asked less often
+		slaves = append(slaves, slave)
 	}
 	r := start(t, devices, slaves...)
 	until(t, "polled", func() bool { return len(r.bodies("m1")) >= 2 })
