@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/fieldgate/fieldgate/test/hubsim"
+	"github.com/fieldgate/fieldgate/test/leafsim"
 	"github.com/fieldgate/fieldgate/test/leafsim/site"
 )
 
@@ -131,6 +133,86 @@ func TestLeafIsPutOut(t *testing.T) {
 	if connect("sensor-2", added.Password) == nil {
 		t.Error("the password of a removed leaf is good for the next one of its name")
 	}
+}
+
+// One leaf is removed while all send: it is put out, what was taken of it arrives in its
+// order, nothing more does, and the others notice nothing.
+func TestRemoveUnderLoad(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, 4*patience)
+	leaves := devices(4, site.MQTT3, site.MQTT5)
+	s := newSite(ctx, t, site.Plan{Leaves: leaves})
+	enrolling(t, s)
+	must(t, s.StartGateway(ctx))
+	c, o := &terminal{t, ctx, s}, newOperator(t, s)
+	crew := launch(ctx, t, s, leaves, leafsim.Options{Rate: 50, Window: 32})
+	const out, window = "goes", 16
+	added := decoded[struct{ Password string }](t, c.gets(0, "device", "add", out, "--password", "--output", "json"))
+	trust, err := site.Trust(s.CAFile())
+	must(t, err)
+	lost := make(chan struct{})
+	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + s.Broker()).SetClientID(out).SetUsername(out).SetPassword(added.Password).
+		SetTLSConfig(trust).SetAutoReconnect(false).SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
+	t.Cleanup(func() { client.Disconnect(0) })
+	connected := client.Connect()
+	if !connected.WaitTimeout(patience) {
+		t.Fatal("no CONNACK")
+	}
+	must(t, connected.Error())
+	var count atomic.Int64 // of messages that were taken, from the first on
+	go func() {
+		for {
+			tokens := make([]mqtt.Token, window)
+			for i := range tokens {
+				tokens[i] = client.Publish("leaf/"+out+"/telemetry", 1, false, strconv.FormatInt(count.Load()+int64(i), 10))
+			}
+			for _, token := range tokens {
+				if token.Wait() && token.Error() != nil {
+					return
+				}
+				count.Add(1)
+			}
+		}
+	}()
+	o.await(ctx, "all to send", func() bool { return crew.Stats().Connected && crew.Stats().Acked > 100 && count.Load() > 100 })
+	c.gets(0, "device", "remove", out)
+	select {
+	case <-lost:
+	case <-time.After(patience):
+		t.Fatalf("%s is still connected", out)
+	}
+	acknowledged := int(count.Load())
+	arrived := func() (bodies []string) {
+		for _, a := range s.Events() {
+			if a.Device == out && a.Kind == "" {
+				bodies = append(bodies, string(a.Body))
+			}
+		}
+		return bodies
+	}
+	o.await(ctx, "what was taken of it to arrive", func() bool {
+		return len(arrived()) >= acknowledged && !strings.Contains(c.gets(0, "store", "list", "--output", "jsonl"), out)
+	})
+	known := len(arrived())
+	before := crew.Stats().Acked
+	o.await(ctx, "the others to go on", func() bool { return crew.Stats().Acked >= before+300 })
+	bodies := arrived()
+	if n := len(bodies) - known; n > window { // what was on its way to the hub at that moment
+		t.Errorf("%d messages of a removed leaf have arrived since", n)
+	}
+	for i, body := range bodies {
+		if body != strconv.Itoa(i) {
+			t.Fatalf("message %d of it is %s, of %d acknowledged", i, body, acknowledged)
+		}
+	}
+	if n := o.said("leaf disconnected"); n != 1 {
+		t.Errorf("%d connections ended, want that of %s only", n, out)
+	}
+	if strings.Contains(c.gets(0, "device", "list"), out) {
+		t.Errorf("%s is still listed", out)
+	}
+	must(t, crew.Finish(ctx))
+	allArrived(ctx, t, s)
 }
 
 // A leaf's file is deleted by hand, and the gateway started: what the leaf has handed over
