@@ -184,7 +184,7 @@ func (s *Store) openMeta(seen uint32) error {
 		s.log.Error("meta database is damaged: the latest dead letters and notes are lost")
 		s.damage.addMeta()
 	}
-	if err != nil && (!passing(err) || unreadable(dir)) {
+	if err != nil && !passing(err) {
 		s.log.Error("meta database is damaged: dead letters are lost, the installation gets a new name", "error", err)
 		if err := s.setAside(dir); err != nil {
 			return err

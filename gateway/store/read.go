@@ -284,7 +284,7 @@ func (l *lane) openReading(s *segment) error {
 		return fmt.Errorf("%w: cannot finish rewriting a segment: %w", gateway.ErrStoreFailed, err)
 	}
 	err := l.openFiles(s)
-	if err != nil && (!passing(err) || unreadable(s.dir)) {
+	if err != nil && !passing(err) {
 		l.log.Warn("segment does not open and is recovered", "folder", s.dir, "error", err)
 		if err = l.recoverSealed(s); err == nil {
 			err = l.openFiles(s)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"iter"
 	"maps"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -124,7 +122,7 @@ func (l *lane) recoverUnsealed(number uint64) (*segment, error) {
 	}
 	blocks, err := l.known(s, r)
 	failpoint.Hit(failpoint.SegmentRecovered)
-	if err != nil && passing(err) && !unreadable(s.dir) {
+	if err != nil && passing(err) {
 		return nil, err
 	}
 	putAway := l.store.setAside
@@ -881,38 +879,6 @@ func withReadable(path string, use func(data []byte)) error {
 	}
 	use(readPages(f, int(info.Size())))
 	return nil
-}
-
-// unreadable says that the disk cannot read, again and again, one of the files that
-// Badger needs to open a database. Then waiting does not help: a bad place of a card
-// stays bad. It is damage like any other, and whatever else is there can be read.
-func unreadable(dir string) bool {
-	const attempts, pause = 3, 500 * time.Millisecond
-	for attempt := range attempts {
-		if attempt > 0 {
-			time.Sleep(pause)
-		}
-		if !cannotRead(dir) {
-			return false
-		}
-	}
-	return true
-}
-
-func cannotRead(dir string) bool {
-	files, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
-	for _, path := range append(files, filepath.Join(dir, "MANIFEST"), filepath.Join(dir, "KEYREGISTRY")) {
-		f, err := os.Open(path)
-		if err != nil {
-			continue // it may be there the next time
-		}
-		_, err = io.Copy(io.Discard, f)
-		_ = f.Close()
-		if errors.Is(err, unix.EIO) {
-			return true
-		}
-	}
-	return false
 }
 
 // readPages reads a file page by page, as far as it can be read. What cannot is

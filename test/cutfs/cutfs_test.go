@@ -432,37 +432,6 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// A bad page fails whoever reads it, and costs no other.
-func TestSpoil(t *testing.T) {
-	f, dir := mounted(t, Blank(), Options{})
-	for _, name := range []string{"page", "all"} {
-		write(t, strings.Repeat("a", 64*pageSize), dir, name)
-		fsync(t, dir, name)
-	}
-	f.Cut() // what the kernel knows goes with the power
-	f.Thaw()
-	f, dir = mounted(t, f.Survivors(Strict, nil), Options{})
-	must(t, f.Spoil("page", 5*pageSize+1))
-	must(t, f.Spoil("all", All))
-	if err := f.Spoil("none", 0); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file that is not there: %v", err)
-	}
-	for name, bad := range map[string]func(page int64) bool{
-		"page": func(page int64) bool { return page == 5 },
-		"all":  func(int64) bool { return true },
-	} {
-		file, err := os.Open(filepath.Join(dir, name))
-		must(t, err)
-		defer file.Close()
-		for page := range int64(64) {
-			_, err := file.ReadAt(make([]byte, pageSize), page*pageSize)
-			if bad(page) != errors.Is(err, syscall.EIO) || !bad(page) && err != nil {
-				t.Errorf("%s, page %d: %v", name, page, err)
-			}
-		}
-	}
-}
-
 func TestRoom(t *testing.T) {
 	const capacity = 100 * pageSize
 	_, dir := mounted(t, Blank(), Options{Capacity: capacity})

@@ -1,9 +1,6 @@
 package cutfs
 
 import (
-	"fmt"
-	"io/fs"
-	"strings"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -77,28 +74,6 @@ func (f *FS) Mend() {
 	defer f.mu.Unlock()
 	f.broken = nil
 }
-
-// Spoil makes a page of a file, the one with that offset, a bad one: reading it fails
-// with EIO from now on, unless the kernel has it already. All is the whole file.
-// path begins below the root.
-func (f *FS) Spoil(path string, at int64) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := f.root
-	for name := range strings.SplitSeq(path, "/") {
-		if n = n.entries[name]; n == nil {
-			return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
-		}
-	}
-	first := at / pageSize * pageSize
-	n.spoilt = func(from, length int64) bool {
-		return at == All || from < first+pageSize && from+length > first
-	}
-	return nil
-}
-
-// All is an offset that stands for every one.
-const All = -1
 
 // Counts says how many operations of each kind there were.
 func (f *FS) Counts() map[Kind]int {

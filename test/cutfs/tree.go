@@ -33,9 +33,8 @@ type node struct {
 	// Of a file.
 	size, safeSize int64
 	slots          map[int64]*slot
-	dirty          map[int64]bool              // pages that differ, or may differ, from their safe copy
-	links          int                         // names that it has now
-	spoilt         func(at, length int64) bool // what cannot be read; nil: nothing
+	dirty          map[int64]bool // pages that differ, or may differ, from their safe copy
+	links          int            // names that it has now
 }
 
 func newFile(mode uint32) *node {
