@@ -17,7 +17,8 @@ type counter struct {
 	*bench
 	mu    sync.Mutex
 	next  int
-	taken int // the highest of which the leaf has heard that it is
+	taken int  // the highest of which the leaf has heard that it is
+	busy  bool // it reports more often than copies are written: one may be a minute older
 }
 
 func (c *counter) count() {
@@ -46,7 +47,7 @@ func (c *counter) holds(t *testing.T, when string) {
 	reported, _ := document["reported"].(object)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := numberIn(reported); n < c.taken {
+	if n := numberIn(reported); n < c.taken && !(c.busy && when != "in the end") {
 		t.Errorf("%s the leaf reads %s, but heard that %d is taken", when, text, c.taken)
 	}
 	if reported["name"] != "pump" {
@@ -113,6 +114,24 @@ func TestACrashTakesNothingBack(t *testing.T) {
 			c.count()
 			time.Sleep(time.Second)
 		},
+		"flash fails for a busy leaf": func(c *counter) {
+			c.busy = true
+			for range promptCopies {
+				c.count()
+				time.Sleep(time.Second)
+			}
+			c.LinkDown()
+			c.count()
+			time.Sleep(time.Second)
+			c.notes.set(func() { c.notes.fail = gateway.ErrStoreFailed })
+			c.LinkUp()
+			time.Sleep(time.Second)
+			c.count()
+			time.Sleep(time.Second)
+			c.notes.set(func() { c.notes.fail = nil })
+			c.count()
+			time.Sleep(time.Second)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for step := int64(1); ; step++ {
@@ -154,8 +173,10 @@ func crashAt(t *testing.T, step int64, play func(c *counter)) (survived bool) {
 	}
 	restart()
 	c.holds(t, "at a cold start")
-	c.LinkUp() // what is in custody goes to the hub, while the leaf goes on
-	c.count()
+	c.LinkUp()   // what is in custody goes to the hub, while the leaf goes on
+	if !c.busy { // else what it reports hides what comes behind it
+		c.count()
+	}
 	c.holds(t, "with the hub")
 	time.Sleep(time.Second)
 	restart()

@@ -46,6 +46,7 @@ type leaf struct {
 	changed  bool            // the copy is not on flash as it is here
 	soon     bool            // and should be before long
 	behind   bool            // what it says there is older, not only its version
+	news     int             // counts what made it so
 	credit   int             // how often it may yet be written before its minute has passed
 
 	queue    []report  // in order; not in custody, not with the hub
@@ -154,6 +155,7 @@ func (l *leaf) readLocked(document object, before versions, now gateway.Instant)
 			l.changed = true
 		}
 		if l.reported == nil || !sameValues(reported, l.reported) {
+			l.news++
 			l.behind, l.soon = true, true // the leaf may read what it was told was taken
 		}
 		l.reported, l.gap = reported, false
@@ -171,6 +173,7 @@ func (l *leaf) takenLocked(patch object, version int64) {
 	}
 	reported := apply(l.reported, patch)
 	if !sameValues(reported, l.reported) {
+		l.news++
 		l.behind = true
 	}
 	reported[versionKey] = number(max(version, known))
@@ -268,8 +271,8 @@ func (t *Twins) saveCopy(l *leaf) error {
 		t.mu.Unlock()
 		return nil
 	}
-	behind := l.behind
-	l.changed, l.soon, l.behind = false, false, false
+	news := l.news
+	l.changed, l.soon = false, false
 	text, err := json.Marshal(l.copied())
 	t.mu.Unlock()
 	if err == nil {
@@ -277,9 +280,14 @@ func (t *Twins) saveCopy(l *leaf) error {
 	}
 	if err != nil {
 		t.Log.Warn("cannot keep the copy of a twin", "leaf", l.id, "err", err)
-		t.mu.Lock()
-		l.changed, l.behind = true, l.behind || behind
-		t.mu.Unlock()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err != nil:
+		l.changed = true
+	case l.news == news:
+		l.behind = false // not before it is there: somebody may wait for that
 	}
 	return err
 }

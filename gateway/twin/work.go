@@ -140,9 +140,11 @@ func (l *leaf) unsent() []object {
 
 // sendQueue sends what waits as one patch, as far as one can say it.
 func (t *Twins) sendQueue(l *leaf) {
-	if l.leftover && l.credit > 0 {
-		l.credit--
-		t.forget(l)
+	if l.leftover {
+		if t.forget(l); l.leftover {
+			t.keep(l, false) // in the place of what flash does not forget, or not at all
+			return
+		}
 	}
 	f := &flight{patch: l.queue[0].patch, reports: l.queue[:1:1]}
 	for _, r := range l.queue[1:] {
