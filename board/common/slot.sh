@@ -25,7 +25,7 @@ fi
 
 # Unpacked, and with what Linux clears behind it (its header says how much: Linux,
 # Documentation/arch/arm64/booting.rst), the kernel must not reach what it is unpacked from.
-needs=$({ gzip -dc "$in/Image.gz" 2>/dev/null || true; } | od -A n -t u8 --endian=little -j 16 -N 8 | tr -d ' ')
+needs=$({ gzip -dc "$in/Image.gz" 2>/dev/null || true; } | od -A n -t u8 --endian=little -j 16 -N 8 2>/dev/null | tr -d ' ' || true)
 room=$((FIT - KERNEL_LOAD))
 if ! [[ $needs =~ ^[0-9]+$ ]] || [ "$needs" -eq 0 ]; then
 	echo "slot.sh: $in/Image.gz is no packed kernel of arm64" >&2

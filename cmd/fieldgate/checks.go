@@ -58,11 +58,8 @@ var errWhose = errors.New("it cannot be told whose it is")
 // where root asks: what is read may be sent to a proxy that it names, or written to, as a
 // TPM is. Nobody but root may have root do that with what is root's.
 func (x *examiner) read() (cfg *config, err error) {
-	data := defaults().Gateway.DataDir
-	if s, err := readSettings(x.file, false); err == nil { // what is wrong is said better below
-		data, _ = s.byName()["gateway.data_dir"].value.(string)
-	}
-	if x.who, err = rights.Lend(x.file, (&config{file: x.file}).resolve(data)); err != nil {
+	// What is wrong with the file is said better below.
+	if x.who, err = rights.Lend(x.file, dataDirOf(x.file)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errWhose, err)
 	}
 	err = x.who.With(func() (err error) {

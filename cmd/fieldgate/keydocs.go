@@ -170,7 +170,7 @@ var fieldDocs = map[string]string{
 	"gateway/broker.Config.ClientCAFile":                   "Holds the certificates (PEM) of an authority that leaves may prove themselves with: the common name of the leaf's certificate is its id. \"\" is none. Whoever has the authority's key can be any leaf.",
 	"gateway/broker.Config.ConnectTimeout":                 "How long a connection has from TCP accept to the end of its login, TLS handshake included.",
 	"gateway/broker.Config.Listeners":                      "The addresses on which leaves are awaited.",
-	"gateway/broker.Config.MaxBytesPerSecond":              "How much all packets of a leaf may come to, over all its connections (max_packet_size to 1GiB, or 0B for no limit), with an eighth of that ahead. Over it the leaf is not read from for a while. A user property counts for 128 bytes more than it has, a topic filter for 1KiB: they cost more.",
+	"gateway/broker.Config.MaxBytesPerSecond":              "How much all packets of a leaf may come to, over all its connections (0B, for no limit, to 1GiB; at least max_packet_size counts), with an eighth of that ahead. Over it the leaf is not read from for a while. A user property counts for 128 bytes more than it has, a topic filter for 1KiB: they cost more.",
 	"gateway/broker.Config.MaxConnections":                 "Bounds the open connections, logged in or not. At most a quarter of them may be waiting to log in from one address.",
 	"gateway/broker.Config.MaxConnectionsPerLeaf":          "Bounds the connections of one leaf.",
 	"gateway/broker.Config.MaxInflightMessages":            "How many messages of one connection may be in hand-over at once. MQTT 5 leaves are told; from an MQTT 3.1.1 leaf nothing more is read until one is acknowledged.",

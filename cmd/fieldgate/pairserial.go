@@ -184,7 +184,9 @@ func (p *serialPairing) greet(ctx context.Context, std streams, what string, tab
 		}
 	}
 	if err = answer.Check(p.leaf, key); err != nil { // or there was noise
-		err = hello.Prove(ctx, at, p.leaf, key, limit, nil)
+		if again := hello.Prove(ctx, at, p.leaf, key, limit, nil); !errors.Is(again, hello.ErrSilent) {
+			err = again // else the wrong answer stands
+		}
 	}
 	switch {
 	case errors.Is(err, hello.ErrWrong):

@@ -39,7 +39,7 @@ type Config struct {
 	// where that is kept on flash.
 	MaxMessagesPerSecond int `toml:"max_messages_per_second"`
 	// MaxBytesPerSecond is how much all packets of a leaf may come to, over all its
-	// connections (max_packet_size to 1GiB, or 0B for no limit), with an eighth of that
+	// connections (0B, for no limit, to 1GiB; at least max_packet_size counts), with an eighth of that
 	// ahead. Over it the leaf is not read from for a while. A user property counts for 128 bytes more than
 	// it has, a topic filter for 1KiB: they cost more.
 	MaxBytesPerSecond gateway.Size `toml:"max_bytes_per_second"`
@@ -98,8 +98,8 @@ func (c *Config) Validate() error {
 	if c.MaxPacketSize < 1<<10 || c.MaxPacketSize > 1<<20 {
 		return gateway.BadKey("max_packet_size", "%v is out of range: 1KiB to 1MiB", c.MaxPacketSize)
 	}
-	if n := c.MaxBytesPerSecond; n != 0 && (n < c.MaxPacketSize || n > 1<<30) {
-		return gateway.BadKey("max_bytes_per_second", "%v is out of range: max_packet_size (%v) to 1GiB, or 0B", n, c.MaxPacketSize)
+	if c.MaxBytesPerSecond < 0 || c.MaxBytesPerSecond > 1<<30 {
+		return gateway.BadKey("max_bytes_per_second", "%v is out of range: 0B to 1GiB", c.MaxBytesPerSecond)
 	}
 	for _, n := range []struct {
 		key      string

@@ -82,6 +82,9 @@ func (s *session) keepPace(kind byte, bytes int) bool {
 func (s *session) owe(kind byte, packets, bytes int) time.Duration {
 	d, cfg, now := s.desk, s.b.cfg.Load(), time.Now()
 	perSecond := float64(cfg.MaxBytesPerSecond)
+	if perSecond > 0 {
+		perSecond = max(perSecond, float64(cfg.MaxPacketSize)) // else one packet takes seconds
+	}
 	var wait, noting time.Duration
 	d.mu.Lock()
 	sending := d.paces.bytes.take(bytes, perSecond, perSecond/bytesAhead, now)

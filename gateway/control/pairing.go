@@ -130,7 +130,10 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body) // behind its end the server watches the connection
 	answer(w, Claimed{hold.Until().UTC(), hold.Opened()})
 	if ways.Flush() == nil {
-		<-r.Context().Done()
+		select {
+		case <-r.Context().Done():
+		case <-time.After(time.Until(end)): // one that said more than it should is not watched any longer
+		}
 	}
 }
 

@@ -76,13 +76,21 @@ func TestAddedLeafWithStockSDK(t *testing.T) {
 	if names, _ := filepath.Glob(s.Dir() + "/gateway/leaf.d/*.removed"); len(names) != 1 {
 		t.Errorf("removed leaves on flash: %q", names)
 	}
-	must(t, s.Await(ctx, "nothing to be left", func() bool {
-		return metric(ctx, s, "fieldgate_store_messages") == 0
-	}))
-	s.Gateway().Kill()
-	must(t, s.StartGateway(ctx))
-	if names, _ := filepath.Glob(s.Dir() + "/gateway/leaf.d/*.removed"); len(names) != 0 {
-		t.Errorf("removed leaves are not forgotten: %q", names)
+	// What was settled in the moments before a kill may not be on flash: then it is sent
+	// again, and the leaf is forgotten at the next start.
+	for left := 5; ; left-- {
+		must(t, s.Await(ctx, "nothing to be left", func() bool {
+			return metric(ctx, s, "fieldgate_store_messages") == 0
+		}))
+		s.Gateway().Kill()
+		must(t, s.StartGateway(ctx))
+		names, _ := filepath.Glob(s.Dir() + "/gateway/leaf.d/*.removed")
+		if len(names) == 0 {
+			break
+		}
+		if left == 0 {
+			t.Fatalf("removed leaves are not forgotten: %q", names)
+		}
 	}
 }
 
