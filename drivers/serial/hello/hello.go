@@ -198,8 +198,7 @@ func Prove(ctx context.Context, p *port.Port, leaf string, key Key, limit time.D
 type ear struct {
 	p    *port.Port
 	lost func(bytes int)
-	line []byte // under way; longer than an answer and CR: none
-	size int    // bytes of it that lost was not told of
+	line []byte // under way: its end, as long as an answer and CR
 }
 
 // listen returns the first answer within a time, nil if there is none. What has come
@@ -231,37 +230,41 @@ func (e *ear) listen(ctx context.Context, limit time.Duration) (*Answer, error) 
 
 // feed takes what has come, up to an answer, and returns what is behind that.
 func (e *ear) feed(b []byte) (a *Answer, rest []byte) {
+	const most = maxAnswer + 2
 	for {
 		line, rest, ended := bytes.Cut(b, []byte("\n"))
-		if room := maxAnswer + 2 - len(e.line); len(line) > room {
-			line = line[:room]
+		if over := len(e.line) + len(line) - most; over > 0 {
+			e.count(over)
+			kept := e.line[min(over, len(e.line)):]
+			line = line[max(0, over-len(e.line)):]
+			e.line = append(e.line[:0], kept...)
 		}
 		e.line = append(e.line, line...)
-		e.size += len(b) - len(rest)
-		if ended {
-			a = parse(e.line)
-		}
-		switch {
-		case a != nil:
-			e.line, e.size = e.line[:0], 0
-			return a, rest
-		case ended:
-			e.line = e.line[:0]
-			e.drop()
-		case len(e.line) == maxAnswer+2:
-			e.drop()
-		}
 		if !ended {
 			return nil, nil
 		}
+		if i := bytes.LastIndex(e.line, []byte(word)); i >= 0 {
+			a = parse(e.line[i:]) // what stands before it may be frames, which know no line end
+			if a != nil {
+				e.count(i)
+				e.line = e.line[:0]
+				return a, rest
+			}
+		}
+		e.drop()
+		e.count(len("\n"))
 		b = rest
 	}
 }
 
 // drop counts what is no answer, or will not become one.
 func (e *ear) drop() {
-	if e.lost != nil && e.size > 0 {
-		e.lost(e.size)
+	e.count(len(e.line))
+	e.line = e.line[:0]
+}
+
+func (e *ear) count(n int) {
+	if e.lost != nil && n > 0 {
+		e.lost(n)
 	}
-	e.size = 0
 }

@@ -161,6 +161,18 @@ func TestAnswerAmongOtherThings(t *testing.T) {
 	}
 }
 
+// Frames of a format without line ends stand before the answer.
+func TestAnswerBehindFrames(t *testing.T) {
+	for _, frames := range []string{"~\x01\x02~", strings.Repeat("~\x07frame~", 1000), "~HELLO ~"} {
+		d := newDevice(t)
+		p := d.open(t)
+		go func() { d.say(t, frames+answer(keyText, "meter-1", d.asked(t))) }()
+		if err := Prove(t.Context(), p, "meter-1", mustKey(t, keyText), time.Minute, nil); err != nil {
+			t.Errorf("%.20q: %v", frames, err)
+		}
+	}
+}
+
 // An answer that noise has damaged is asked for again, with another nonce; a question
 // that was lost is asked again with the same.
 func TestNoise(t *testing.T) {
