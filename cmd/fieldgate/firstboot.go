@@ -41,6 +41,7 @@ func (a *appliance) flags(c *cobra.Command) {
 func (a *appliance) ready() *firstboot.Gateway {
 	g := &a.gateway
 	if a.wipe {
+		a.from[0] = filepath.Clean(a.from[0]) // it is compared
 		g.Card = a.from[0]
 	}
 	if whole, err := filepath.Abs(g.Config); err == nil {
@@ -199,6 +200,7 @@ where they were. The partition is full meanwhile.`,
 			var s state
 			err := r.client().State(cmd.Context(), &s)
 			running := err == nil
+			_ = a.gateway.Clear() // or there is no room for the status; Wipe says what is wrong
 			err = a.writeStatus(&s, running)
 			if a.wipe && err == nil {
 				err = errors.Join(a.gateway.Wipe(cmd.Context()), a.writeStatus(&s, running))

@@ -81,7 +81,7 @@ func (g *Gateway) noteFile(from string) string {
 // Apply may be killed at any moment and is then to be called again.
 func (g *Gateway) Apply(from string) (outcome Outcome, err error) {
 	if from == g.Card {
-		_ = g.clear() // or there is no room for the status; Wipe says what is wrong
+		_ = g.Clear() // or there is no room for the status; Wipe says what is wrong
 		defer func() { err = errors.Join(err, g.hold(err)) }()
 	}
 	changed, wrong := g.applyImagers(from)

@@ -178,7 +178,7 @@ func (g *Gateway) wipe(ctx context.Context) error {
 	if err := fillable(g.Card); err != nil {
 		return err
 	}
-	if err := g.clear(); err != nil {
+	if err := g.Clear(); err != nil {
 		return err
 	}
 	return Writable(g.Card, func() error {
@@ -196,9 +196,13 @@ func (g *Gateway) wipe(ctx context.Context) error {
 	})
 }
 
-// clear removes what a try has left in which the power went. It is a change of its own:
-// Linux mounts a FAT read-only when it finds a chain of clusters that was half written.
-func (g *Gateway) clear() error {
+// Clear removes what a try has left in which the power went, or that was killed: else
+// there is no room for the status. It is a change of its own: Linux mounts a FAT read-only
+// when it finds a chain of clusters that was half written. Without a Card it does nothing.
+func (g *Gateway) Clear() error {
+	if g.Card == "" {
+		return nil
+	}
 	name := filepath.Join(g.Card, fillFile)
 	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
 		return nil
