@@ -137,6 +137,33 @@ func TestEveryLineIsLocked(t *testing.T) {
 	}
 }
 
+// With gpu_mem=16 the firmware of a Raspberry Pi looks for the files of its cut-down
+// variant, and does not start without them (Raspberry Pi Documentation, config.txt,
+// "start_file, fixup_file").
+func TestFirmwareIsThere(t *testing.T) {
+	with := 0
+	for name, file := range boards(t) {
+		config, err := os.ReadFile(filepath.Join(root, "board", name, "config.txt"))
+		if !strings.Contains(string(config), "\ngpu_mem=16\n") {
+			continue // has no firmware (err), or one in its EEPROM
+		}
+		must(t, err)
+		with++
+		var variants []string
+		for _, line := range requested(t, file) {
+			if strings.Contains(line, "_FIRMWARE_VARIANT_") {
+				variants = append(variants, line)
+			}
+		}
+		if len(variants) != 1 || !strings.HasSuffix(variants[0], "_CD=y") {
+			t.Errorf("%s has %v, want the cut-down one", name, variants)
+		}
+	}
+	if with != 3 {
+		t.Errorf("%d boards were looked at, want the Raspberry Pi 3, 4 and Zero 2 W", with)
+	}
+}
+
 // With a tree at hand the configuration of each board is made by Buildroot
 // itself. A line with a mistyped symbol is added to each, and must be the only
 // one that is lost: so the check is known to bite.
