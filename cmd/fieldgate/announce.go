@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,11 @@ const (
 // broker, and the hub.
 func (g *assembly) announce(ctx context.Context) error {
 	r := g.reporter()
+	if r != nil {
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		r.ask = func(ctx context.Context) { asking.Go(func() { g.askOwn(ctx) }) } // others are told meanwhile
+	}
 	health := ""
 	var stateSaid time.Time
 	for tick := time.NewTicker(announceEvery); ; {
@@ -106,17 +112,31 @@ const (
 // interval and a few ahead. One goroutine uses it.
 type reporter struct {
 	every  time.Duration
-	report func(patch []byte, done func(error))
+	report func(patch []byte, done func(version int64, err error))
 	known  func(ctx context.Context) (json.RawMessage, bool) // fieldgate.status at the hub
+	// ask finds out whether the hub takes the gateway's own device, without waiting for
+	// that; taken notes that it does, and refused says that by its last word it does not.
+	ask     func(ctx context.Context)
+	taken   func()
+	refused func() bool
 
 	allowed  float64   // writes
 	counted  time.Time // when allowed was last counted
 	has      []byte    // what the hub has; nil: not known
 	words    string    // of that
 	at       time.Time // of the last report
-	answered chan error
+	asked    time.Time // when ask was called last
+	doubt    bool      // the hub has not taken a report, and was not asked since
+	answered chan answer
 	under    []byte // way, nil for nothing
 	underWay string // the words of it
+}
+
+// answer is what came of a report. Version 0 without an error is one that is kept, since
+// the hub did not take it.
+type answer struct {
+	version int64
+	err     error
 }
 
 // reporter returns nil where the gateway has no twin of its own, or is not to say
@@ -127,10 +147,10 @@ func (g *assembly) reporter() *reporter {
 		return nil
 	}
 	return &reporter{
-		every: every, allowed: reportBurst, answered: make(chan error, 1),
-		report: func(patch []byte, done func(error)) {
-			g.twins.Report(own, patch, func(_ int64, err error) { done(err) })
-		},
+		every: every, allowed: reportBurst, answered: make(chan answer, 1),
+		taken:   func() { g.ownRefused.note(nil, g.log) },
+		refused: func() bool { return g.ownRefused.text() != "" },
+		report:  func(patch []byte, done func(int64, error)) { g.twins.Report(own, patch, done) },
 		known: func(ctx context.Context) (json.RawMessage, bool) {
 			document, age, err := g.twins.Look(ctx, own)
 			var at struct {
@@ -190,16 +210,26 @@ func (o *ownRefused) text() string {
 func (r *reporter) look(ctx context.Context, s *state, now time.Time) {
 	if r.under != nil {
 		select {
-		case err := <-r.answered:
-			if err == nil {
+		case got := <-r.answered:
+			if got.err == nil {
 				r.has, r.words = r.under, r.underWay
 			} else {
 				r.has = nil // read it again
 			}
 			r.under = nil
+			if got.err == nil {
+				r.doubt = got.version == 0
+				if !r.doubt {
+					r.taken()
+				}
+			}
 		default:
 			return
 		}
+	}
+	if r.has != nil && (r.doubt || r.refused()) && now.Sub(r.asked) >= readEvery {
+		r.asked, r.doubt = now, false
+		r.ask(ctx)
 	}
 	if !r.counted.IsZero() {
 		r.allowed = min(reportBurst, r.allowed+now.Sub(r.counted).Seconds()/r.every.Seconds())
@@ -235,7 +265,7 @@ func (r *reporter) look(ctx context.Context, s *state, now time.Time) {
 	}
 	r.under, r.underWay = want, words
 	text, _ := json.Marshal(map[string]any{"fieldgate": map[string]any{"status": json.RawMessage(patch)}}) // it is JSON
-	r.report(text, func(err error) { r.answered <- err })
+	r.report(text, func(version int64, err error) { r.answered <- answer{version, err} })
 }
 
 // pick returns those values of the state, as JSON. What is null is left out.

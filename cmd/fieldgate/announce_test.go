@@ -155,16 +155,22 @@ func contained(t *testing.T, at string, part, whole any) {
 
 // twinAtHub is the gateway's twin as a reporter writes it.
 type twinAtHub struct {
-	status map[string]any
-	writes int
-	reads  int
-	err    error
+	status  map[string]any
+	writes  int
+	reads   int
+	asked   int
+	kept    bool // the hub does not take reports now
+	refused bool // by its last word
+	err     error
 }
 
 func (h *twinAtHub) reporter(every time.Duration) *reporter {
 	return &reporter{
-		every: every, allowed: reportBurst, answered: make(chan error, 1),
-		report: func(patch []byte, done func(error)) {
+		every: every, allowed: reportBurst, answered: make(chan answer, 1),
+		ask:     func(context.Context) { h.asked++; h.refused = h.kept },
+		taken:   func() { h.refused = false },
+		refused: func() bool { return h.refused },
+		report: func(patch []byte, done func(int64, error)) {
 			h.writes++
 			var p struct {
 				Fieldgate struct{ Status map[string]any }
@@ -172,7 +178,11 @@ func (h *twinAtHub) reporter(every time.Duration) *reporter {
 			if h.err == nil && json.Unmarshal(patch, &p) == nil {
 				h.status = merged(h.status, p.Fieldgate.Status)
 			}
-			done(h.err)
+			if h.kept || h.err != nil {
+				done(0, h.err)
+			} else {
+				done(int64(h.writes), nil)
+			}
 		},
 		known: func(context.Context) (json.RawMessage, bool) {
 			h.reads++
@@ -183,6 +193,51 @@ func (h *twinAtHub) reporter(every time.Duration) *reporter {
 			return text, h.err == nil
 		},
 	}
+}
+
+// A report that the hub does not take while there is a connection has the gateway ask
+// whether its own device is still taken: at once, and then once a minute until it is.
+func TestKeptReportAsksTheHub(t *testing.T) {
+	h := &twinAtHub{status: map[string]any{}}
+	r, s, now := h.reporter(time.Second), everything(), noon
+	pass := func(seconds int, news bool) {
+		for range seconds {
+			now = now.Add(time.Second)
+			if news {
+				s.Store.Failing = now.String()
+			}
+			r.look(t.Context(), s, now)
+			r.look(t.Context(), s, now) // takes the answer
+		}
+	}
+	expect := func(when string, asked int, refused bool) {
+		t.Helper()
+		if h.asked != asked || h.refused != refused {
+			t.Errorf("%s: asked %d times, refused %v; want %d, %v", when, h.asked, h.refused, asked, refused)
+		}
+	}
+	pass(10, true)
+	expect("while all is taken", 0, false)
+	h.kept = true
+	pass(1, true)
+	expect("after the first that was kept", 1, true)
+	pass(int(2*readEvery/time.Second), true)
+	expect("two minutes later", 3, true)
+	h.kept = false
+	pass(1, true)
+	expect("after the first that is taken again", 3, false)
+	pass(1000, true)
+	expect("long after that", 3, false)
+
+	// Without anything new to report it is asked all the same.
+	h.kept = true
+	pass(1, true)
+	expect("kept again", 4, true)
+	h.kept = false
+	r.every = time.Hour
+	r.allowed = 0
+	pass(int(readEvery/time.Second), false)
+	expect("a minute later, with nothing to report", 5, false)
 }
 
 // merged is RFC 7386.

@@ -359,6 +359,11 @@ func TestWrongKeyOfTheGatewayItself(t *testing.T) {
 	if text := card(); !strings.Contains(text, "NEXT     nothing: all is well") {
 		t.Errorf("with the right key the card says\n%s", text)
 	}
+	// Taken away at the hub later, it is noticed without a restart.
+	p.hub.SetEnabled("gate", false)
+	refused(true)
+	p.hub.SetEnabled("gate", true)
+	refused(false)
 }
 
 // Where nothing is wrong, nothing is found; and without a daemon just that.
