@@ -31,8 +31,14 @@ const leafSuffix = ".leaf.toml"
 // till then.
 const removedSuffix = ".leaf.removed"
 
-// lineKeySuffix ends the names of files with the key with which a leaf answers HELLO.
-const lineKeySuffix = ".line.key"
+// What the names of a leaf's other files end in: its key at the hub, what it logs in
+// with, and the key with which it answers HELLO.
+const (
+	hubKeySuffix   = ".hub.key"
+	loginKeySuffix = ".login.key"
+	hashSuffix     = ".hash"
+	lineKeySuffix  = ".line.key"
+)
 
 // newLeaf is a leaf that is to get a file of its own.
 type newLeaf struct {
@@ -105,9 +111,9 @@ func (f leafFiles) add(n *newLeaf, back *wayBack) (*config, error) {
 	var more strings.Builder
 	more.WriteString(n.more)
 	for _, s := range []struct{ key, value, suffix string }{
-		{"key_file", n.hubKey, ".hub.key"},
-		{"login_key_file", n.loginKey, ".login.key"},
-		{"password_file", n.passwordHash, ".hash"},
+		{"key_file", n.hubKey, hubKeySuffix},
+		{"login_key_file", n.loginKey, loginKeySuffix},
+		{"password_file", n.passwordHash, hashSuffix},
 		{"key_file", n.lineKey, lineKeySuffix},
 	} {
 		if s.value == "" {
@@ -223,7 +229,7 @@ func (f leafFiles) keepProof(next *config, l *leaf) error {
 		return err
 	}
 	stem := filepath.Join(f.dir(), freeStem(f.dir(), l.ID))
-	name, keyFile := "", stem+".hub.key"
+	name, keyFile := "", stem+hubKeySuffix
 	if l.keyFile != "" {
 		name = filepath.Base(keyFile)
 		if err := writeNew(keyFile, f.seal(string(secret)), 0o600); err != nil {
@@ -342,7 +348,7 @@ func (f leafFiles) remove(id string, runs *leaf, back *wayBack) (rest *config, e
 	if err := os.Rename(at.file, stem+removedSuffix); err != nil {
 		return nil, err
 	}
-	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+".login.key", stem+".hash", stem+lineKeySuffix))
+	return rest, errors.Join(syncFolder(f.dir()), removeAny(stem+loginKeySuffix, stem+hashSuffix, stem+lineKeySuffix))
 }
 
 // removedLeaf is a leaf that is removed and still has to be proven to the hub.
@@ -405,7 +411,7 @@ func (f leafFiles) forgetRemoved(cfg *config) (err error) {
 // forgetFile removes the file of a removed leaf, and its key unless the configuration
 // names that by now.
 func forgetFile(cfg *config, name string) error {
-	key := strings.TrimSuffix(name, removedSuffix) + ".hub.key"
+	key := strings.TrimSuffix(name, removedSuffix) + hubKeySuffix
 	if cfg.keepsSecret(key) {
 		return removeAny(name)
 	}
@@ -479,9 +485,14 @@ func freeStem(dir, id string) string {
 	}, id[:min(len(id), most)])
 	name := stem
 	for i := 2; ; i++ {
-		taken, _ := filepath.Glob(filepath.Join(dir, name+".leaf.*")) // the pattern is right
-		_, err := os.Lstat(filepath.Join(dir, name+".hub.key"))       // it may be the operator's
-		if len(taken) == 0 && errors.Is(err, fs.ErrNotExist) {
+		// It may be the operator's. It may also be of a leaf whose adding a power cut has
+		// ended: nothing tells, so it stays.
+		free := true
+		for _, suffix := range []string{leafSuffix, removedSuffix, hubKeySuffix, loginKeySuffix, hashSuffix, lineKeySuffix} {
+			_, err := os.Lstat(filepath.Join(dir, name+suffix))
+			free = free && errors.Is(err, fs.ErrNotExist)
+		}
+		if free {
 			return name
 		}
 		name = stem + "." + strconv.Itoa(i)

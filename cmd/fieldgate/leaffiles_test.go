@@ -283,3 +283,16 @@ func TestRemovedLeafIsForgottenLast(t *testing.T) {
 		})
 	}
 }
+
+// A leaf's files get a name under which there is none yet, whatever it is of: it may be
+// the operator's.
+func TestFreeStem(t *testing.T) {
+	for _, suffix := range []string{".leaf.toml", ".leaf.removed", ".hub.key", ".login.key", ".hash", ".line.key"} {
+		dir := t.TempDir()
+		mustWrite(t, filepath.Join(dir, "pump_1"+suffix), nil)
+		mustWrite(t, filepath.Join(dir, "pump_1.2"+suffix), nil)
+		if got := freeStem(dir, "pump.1"); got != "pump_1.3" {
+			t.Errorf("beside *%s it is %s, want pump_1.3", suffix, got)
+		}
+	}
+}
