@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,8 +25,8 @@ does not show what is typed.`,
 		Example: `  fieldgate device hash-password > pump-1.hash
   printf '%s\n' "$PASSWORD" | fieldgate device hash-password > pump-1.hash`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			password, err := readHidden(std, "Password")
+		RunE: func(c *cobra.Command, _ []string) error {
+			password, err := readHidden(c.Context(), std, "Password")
 			if err == nil {
 				var hash string
 				if hash, err = pairing.HashPassword(password); err == nil {
@@ -41,8 +42,10 @@ does not show what is typed.`,
 	}
 }
 
-// readHidden reads one line; at a terminal it asks for what it is called, without an echo.
-func readHidden(std streams, called string) (string, error) {
+// readHidden reads one line; at a terminal it asks for what it is called, without an
+// echo. When ctx ends it no longer waits for it, but reads on: nothing else may read
+// standard input then.
+func readHidden(ctx context.Context, std streams, called string) (string, error) {
 	if f, ok := std.in.(*os.File); ok {
 		show, err := hideTyping(f)
 		if err == nil {
@@ -51,11 +54,24 @@ func readHidden(std streams, called string) (string, error) {
 			defer show()
 		}
 	}
-	line, err := bufio.NewReader(io.LimitReader(std.in, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+	type typed struct {
+		line string
+		err  error
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	read := make(chan typed, 1)
+	go func() {
+		line, err := bufio.NewReader(io.LimitReader(std.in, 4096)).ReadString('\n')
+		read <- typed{line, err}
+	}()
+	select {
+	case got := <-read:
+		if got.err != nil && !errors.Is(got.err, io.EOF) {
+			return "", got.err
+		}
+		return strings.TrimRight(got.line, "\r\n"), nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // hideTyping switches the echo of a terminal off and returns what switches it on

@@ -179,7 +179,7 @@ func (p *serialPairing) greet(ctx context.Context, std streams, what string, tab
 	case err != nil:
 		return &failure{exitFailed, what, err, p.list}
 	case answer.Leaf == p.leaf && key.IsZero():
-		if key, err = p.ask(std, what); err != nil {
+		if key, err = p.ask(ctx, std, what); err != nil {
 			return err
 		}
 	}
@@ -204,11 +204,11 @@ func (p *serialPairing) greet(ctx context.Context, std streams, what string, tab
 }
 
 // ask asks for the key at the terminal.
-func (p *serialPairing) ask(std streams, what string) (key hello.Key, err error) {
+func (p *serialPairing) ask(ctx context.Context, std streams, what string) (key hello.Key, err error) {
 	if !isTerminal(std.in) {
 		return key, &failure{exitForbidden, what, errors.New("the device has a key, and it was not given"), "give it: --key-file FILE; or have the port alone say who it is: --no-hello"}
 	}
-	text, err := readHidden(std, "Key of "+p.leaf)
+	text, err := readHidden(ctx, std, "Key of "+p.leaf)
 	if err == nil {
 		key, err = hello.ParseKey(text)
 	}
