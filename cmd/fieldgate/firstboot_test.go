@@ -242,6 +242,39 @@ func checkNoSecret(t *testing.T, n int, dir string) {
 	}
 }
 
+// The power may go while what earlier versions have left behind the file's end is
+// overwritten: the file then has empty lines there, and is the one that was applied.
+// Anything else behind it is another file.
+func TestEmptyLinesBehindTheFile(t *testing.T) {
+	for more, applied := range map[string]bool{strings.Repeat("\n", 1000): false, "\n\n# more\n": true} {
+		p := power(t, freshCard(t, nil))
+		if code, out := bootOn(p.dir); code != exitOK {
+			t.Fatalf("the first start ends with %d: %s", code, out)
+		}
+		const own = "# changed since\n"
+		config, card := filepath.Join(p.dir, "etc/fieldgate.toml"), filepath.Join(p.dir, "card/fieldgate.toml")
+		for name, text := range map[string]string{config: own, card: more} {
+			f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = f.WriteString(text)
+			if err = errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if code, out := bootOn(p.dir); code != exitOK {
+			t.Errorf("the next start ends with %d: %s", code, out)
+		}
+		text, err := os.ReadFile(config)
+		if again := !strings.Contains(string(text), own); err != nil || again != applied {
+			t.Errorf("with %.20q behind it it was applied again: %v, want %v (%v)", more, again, applied, err)
+		}
+		checkNoSecret(t, 0, p.dir)
+		p.off()
+	}
+}
+
 // Wherever the power goes in a reset, the next start completes it: nothing that was
 // there before comes back.
 func TestResetAndPowerCuts(t *testing.T) {

@@ -132,9 +132,9 @@ func (g *Gateway) apply(from string) (Outcome, error) {
 }
 
 // about says whether it is this file that was applied, be its secrets overwritten or
-// not, or in part.
+// not, or in part. Empty lines may have come behind it: see closeGap.
 func (n *note) about(text []byte, mark byte) bool {
-	return n.Size == len(text) && n.Digest == digest(starred(text, n.Spans, mark))
+	return len(text) >= n.Size && len(bytes.Trim(text[n.Size:], "\n")) == 0 && n.Digest == digest(starred(text[:n.Size], n.Spans, mark))
 }
 
 func digest(text []byte) string {
