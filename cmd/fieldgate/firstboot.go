@@ -313,6 +313,8 @@ func uplinkAdvice(text string) string {
 		return "the hub refuses the gateway: write the connection string of an enabled device into fieldgate.toml on this card, and start the gateway again"
 	case has("no such host", "lookup "):
 		return "the name of the hub is wrong, or the network resolves no names: look at host under [hub] in fieldgate.toml, and at the network"
+	case has("expired or is not yet valid"):
+		return "the clock here, or the hub's certificate, is of the wrong time: the clock is set by a time server, which the network must let in (NTP, port 123), or by hand over SSH: date -s"
 	case has("certificate", "x509"):
 		return "what answers is not the hub, or its authority is not known: look at host and ca_file under [hub] in fieldgate.toml"
 	case has("clock"):

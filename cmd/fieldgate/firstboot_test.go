@@ -342,6 +342,7 @@ func TestUplinkAdvice(t *testing.T) {
 		"lookup plant.example on 127.0.0.1: no such host": "the name of the hub is wrong",
 		"x509: certificate is valid for a, not b":         "what answers is not the hub",
 		"connect: network is unreachable":                 "it tries again by itself",
+		"x509: certificate has expired or is not yet valid: current time 2026-04-13T19:44:10Z is before 2026-11-27T22:36:39Z": "the clock here, or",
 	} {
 		if got := uplinkAdvice(text); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s", text, got)
