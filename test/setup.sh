@@ -24,6 +24,7 @@ mbpoll mbpoll
 mcopy mtools
 mkfs.vfat dosfstools
 mkimage u-boot-tools
+dtc device-tree-compiler
 mksquashfs squashfs-tools
 nbdkit nbdkit
 mosquitto mosquitto

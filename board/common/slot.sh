@@ -6,11 +6,13 @@
 #   BOARD.img     the card
 #   BOARD.raucb   the signed update
 # RAUC_CERT and RAUC_KEY sign the bundle; RAUC_CA is the authority in the image.
-# VERSION is the bundle's. Used by Buildroot (post-image.sh) and by the twin.
+# VERSION is the bundle's. CONSOLE is where Linux speaks, if not where the board's
+# own kernel does. Used by Buildroot (post-image.sh) and by the twin.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 board=$1 in=$(realpath "$2") out=$(realpath "$3")
 common=$(dirname "$(realpath "$0")")
+console=${CONSOLE:-}
 # shellcheck source=/dev/null
 . "$common/../$board/board.env"
 if ! [[ $VERSION =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?(\+[0-9A-Za-z.]+)?$ ]]; then
@@ -77,7 +79,7 @@ fi
 if [ -d "$in/boot" ]; then
 	cp -r "$in/boot/." "$work/root/boot/"
 fi
-sed "s/@CONSOLE@/$CONSOLE/" "$common/boot.cmd" >"$work/boot.cmd"
+sed "s/@CONSOLE@/${console:-$CONSOLE}/" "$common/boot.cmd" >"$work/boot.cmd"
 mkimage -A arm64 -T script -C none -n "fieldgate $board" -d "$work/boot.cmd" "$work/root/boot/boot.scr" >/dev/null
 
 # The card.

@@ -38,14 +38,20 @@ func (b *bench) program(ctx context.Context, env []string, name string, args ...
 // version is the one of the card.
 func (b *bench) version(ctx context.Context) string {
 	b.t.Helper()
+	return b.says(ctx, "RAUC_MF_VERSION")
+}
+
+// says is what the card's update says of itself under a name.
+func (b *bench) says(ctx context.Context, name string) string {
+	b.t.Helper()
 	out, err := exec.CommandContext(ctx, "rauc", "info", "--no-verify", "--output-format=shell",
 		filepath.Join(b.image, "qemu_aarch64.raucb")).Output()
-	_, rest, _ := strings.Cut(string(out), "RAUC_MF_VERSION='")
-	version, _, ok := strings.Cut(rest, "'")
+	_, rest, ok := strings.Cut("\n"+string(out), "\n"+name+"=")
+	value, _, _ := strings.Cut(rest, "\n")
 	if err != nil || !ok {
-		b.t.Fatalf("the version of the image's update: %v\n%s", err, out)
+		b.t.Fatalf("%s of the image's update: %v\n%s", name, err, out)
 	}
-	return version
+	return strings.Trim(value, "'")
 }
 
 // small makes an update whose payload is no system, for what must not get that far.
@@ -173,7 +179,7 @@ for name; do case $name in -*) ;; *) test -e "$UBOOT/$name" && echo "$name=$(cat
 		must(b.t, err)
 		must(b.t, os.WriteFile(filepath.Join(b.dir, to), []byte(places.Replace(string(text))), 0o600))
 	}
-	debian := filepath.Join(b.image, "debian", "root")
+	debian := filepath.Join(b.image, "debian", "root-virt")
 	c := exec.CommandContext(ctx, "qemu-aarch64", "-L", debian, filepath.Join(debian, "usr/bin/rauc"),
 		"--conf="+filepath.Join(b.dir, "system.conf"), "service", "--override-boot-slot=A")
 	c.Env = append(os.Environ(), "PATH="+b.dir+":"+os.Getenv("PATH"), "UBOOT="+b.dir)

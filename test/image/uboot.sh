@@ -19,6 +19,8 @@ work=$(mktemp -d "$out/u-boot.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 tar -xjf "$here/kconfig/u-boot.tar.bz2" -C "$work" --strip-components=1
 cd "$work"
+# BOARD is a variable of U-Boot's as well, which would be overruled by that of "make BOARD=rpi4".
+unset BOARD MAKEFLAGS MAKEOVERRIDES MFLAGS
 make -s "$config"
 # Programs for this machine, which the product's build uses libraries for, are not wanted.
 cat "$fragment" - >>.config <<EOF
