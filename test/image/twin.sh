@@ -27,10 +27,11 @@ rpi4) of=rpi firmware=(start4cd.elf fixup4cd.dat) trees=bcm2711-rpi ;;
 	exit 1
 	;;
 esac
-lists=("$here"/packages.txt) kept=("$here"/modules.txt)
+lists=("$here"/packages.txt) kept=("$here"/modules.txt) components=main
 if [ $of = rpi ]; then
 	lists+=("$here"/packages-rpi.txt) kept+=("$here"/modules-rpi.txt)
 	load=(fixed gpio-regulator sdhci-iproc bcm2835 squashfs)
+	components="main non-free-firmware"
 fi
 cache=$out/debian
 : "${KEYS:=$out/keys}" "${VERSION:=0.0.0}"
@@ -44,7 +45,7 @@ export VERSION RAUC_CA=$KEYS/ca.pem RAUC_CERT=$KEYS/sign.pem RAUC_KEY=$KEYS/sign
 mkdir -p "$cache"/{lists/partial,archives/partial,empty.d}
 : >"$cache/status"
 for suite in debian/trixie debian/trixie-updates debian-security/trixie-security; do
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${DEBIAN%/debian}/${suite%/*} ${suite#*/} main non-free-firmware"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${DEBIAN%/debian}/${suite%/*} ${suite#*/} $components"
 done >"$cache/sources.list"
 cat >"$cache/apt.conf" <<EOF
 Dir::State "$cache";
