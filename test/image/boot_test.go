@@ -49,6 +49,11 @@ func TestBoot(t *testing.T) {
 	w.await(ctx, "the card to say that all is well", func() bool {
 		return strings.HasPrefix(w.status(ctx), "STATE    connected to hub.example\nNEXT     nothing: all is well\n")
 	})
+	// Its room is overwritten once, by a process that is then gone: what is measured is how it is for years.
+	w.await(ctx, "earlier versions on the card to be overwritten", func() bool {
+		status := w.status(ctx)
+		return strings.HasPrefix(status, "STATE ") && !strings.Contains(status, "\nCARD ")
+	})
 	w.figures(ctx, &figures)
 	t.Log(figures.String())
 
